@@ -9,9 +9,8 @@ Whatever a subscriber has not been told is held as one pending event: a ring's a
 at the most `extents_max` are kept (`dsm.core.extents.merge` covers more with fewer). So the state
 is constant, and nothing that changed is ever left out of `changed`.
 
-A subscriber is slow when it takes its event long after it was ready. Each such time the interval
-doubles (it would only queue), each prompt one halves it back: the multiplicative rules of TCP's
-retransmission timer, for the same reason.
+A subscriber is slow when it takes an event more than an interval after it was due. Each such time
+the interval doubles, each prompt one halves it: more news would only queue in front of it.
 """
 
 from __future__ import annotations
@@ -48,7 +47,21 @@ class EventCoalescer:
         interval_s_max: float = INTERVAL_S_MAX,
         extents_max: int = EXTENTS_MAX,
     ) -> None:
-        raise NotImplementedError
+        assert 0 <= interval_s <= interval_s_max
+        self._segment = segment
+        self._epoch = epoch
+        self._kind = kind
+        self._extents_max = extents_max
+        self._interval_s_min = interval_s
+        self._interval_s_max = interval_s_max
+        self._interval_s = interval_s
+        self._next_at = float("-inf")  # no event before this
+        self._told = since
+        self._position = since
+        self._gone = False
+        self._pending_since: float | None = None
+        self._published_ns = 0
+        self._changed: tuple[Extent, ...] = ()
 
     def published(
         self,
@@ -58,17 +71,81 @@ class EventCoalescer:
         *,
         published_ns: int = 0,
     ) -> None:
-        """The segment has come to `position`; `changed` is what changed since the last call."""
-        raise NotImplementedError
+        """The segment has come to `position`; `changed` is what changed since the last call.
+
+        A position that is not new is no news. `published_ns` is when the producer published; an
+        event carries that of the first publication in it, so that latency measured from it is
+        that of the data which waited longest.
+        """
+        if self._gone:
+            return
+        news = self._reached(position) > self._reached(self._position)
+        self._position = Position(
+            head=max(position.head, self._position.head),
+            tail=max(position.tail, self._position.tail),
+            version=max(position.version, self._position.version),
+        )
+        if not news:
+            return
+        if self._kind is Kind.REGION:
+            self._changed = merge((*self._changed, *changed), self._extents_max)
+        self._pend(now, published_ns)
 
     def vanished(self, now: float) -> None:
         """The segment was deleted or recreated: the next event says so, and is the last."""
-        raise NotImplementedError
+        if self._gone:
+            return
+        self._gone = True
+        self._next_at = now
+        self._pend(now, 0)
 
     def ready_at(self, now: float) -> float | None:
         """When the next event may go out (never before `now`); None while there is nothing."""
-        raise NotImplementedError
+        if self._pending_since is None:
+            return None
+        return max(self._pending_since, self._next_at, now)
 
     def take(self, now: float) -> Event | None:
         """The event that is due at `now`; None when there is none, or not yet."""
-        raise NotImplementedError
+        if self._pending_since is None or self._next_at > now:
+            return None
+        self._pace(late_s=now - max(self._pending_since, self._next_at))
+        self._next_at = now + self._interval_s
+        event = self._event()
+        self._told = self._position
+        self._quiet()
+        return event
+
+    def _pace(self, late_s: float) -> None:
+        """Multiplicative in both directions: a subscriber that is slow once may just have slept."""
+        slow = late_s > self._interval_s
+        wanted_s = self._interval_s * (2.0 if slow else 0.5)
+        self._interval_s = min(max(wanted_s, self._interval_s_min), self._interval_s_max)
+
+    def _pend(self, now: float, published_ns: int) -> None:
+        if self._pending_since is None:
+            self._pending_since = now
+            self._published_ns = published_ns
+
+    def _quiet(self) -> None:
+        self._pending_since = None
+        self._published_ns = 0
+        self._changed = ()
+
+    def _event(self) -> Event:
+        since, reached = self._reached(self._told), self._reached(self._position)
+        if self._kind is Kind.RING and since < reached:
+            self._changed = (Extent(since, reached),)
+        return Event(
+            segment=self._segment,
+            epoch=self._epoch,
+            kind=self._kind,
+            since=since,
+            position=self._position,
+            changed=self._changed,
+            published_ns=self._published_ns,
+            gone=self._gone,
+        )
+
+    def _reached(self, position: Position) -> int:
+        return position.head if self._kind is Kind.RING else position.version

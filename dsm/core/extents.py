@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from heapq import nsmallest
+from itertools import pairwise
 
 from dsm.model import Extent
 
@@ -128,8 +129,6 @@ class ExtentSet:
             return NotImplemented
         return self._starts == other._starts and self._stops == other._stops
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
     def __repr__(self) -> str:
         shown = ", ".join(f"{a}..{b}" for a, b in zip(self._starts[:8], self._stops, strict=False))
         more = f", and {len(self) - 8} more" if len(self) > 8 else ""
@@ -158,7 +157,7 @@ def merge(extents: Iterable[tuple[int, int]], extents_max: int) -> tuple[Extent,
     exact = list(held)
     gaps = nsmallest(
         max(0, len(exact) - extents_max),
-        ((b.start - a.stop, a.stop, b.start) for a, b in zip(exact, exact[1:], strict=False)),
+        ((b.start - a.stop, a.stop, b.start) for a, b in pairwise(exact)),
     )
     for _, start, stop in gaps:
         held.add(start, stop)
