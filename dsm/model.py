@@ -81,7 +81,7 @@ class Gap(NamedTuple):
     last: int
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         return self.last - self.first + 1
 
 

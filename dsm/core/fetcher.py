@@ -1,0 +1,317 @@
+"""What of one segment is fetched, for whom, and when a waiting reader may go on.
+
+One per open handle. The index space is sequence numbers (ring) or pages (region). A fetcher keeps
+three things apart: what is **present** (the shadow knows), what is **requested** (under way through
+the `Puller`), and what is **awaited** (readers blocked on an extent).
+
+    awaited(token, a, b)       ──▶ missing − requested ──▶ Puller.submit, cut into requests
+    accessed(a, b)             ──▶ planner ──▶ the same, speculative
+                                                 │
+    arrived(id, a, b) ◀── shadow was filled ◀── frames
+         └──▶ woken: readers whose extent is now present
+    ended(id) / interrupted(id) ──▶ what is still missing of it is requested again
+
+`header_bytes` tells how much of each unit is meant: a number for the leading bytes of blocks,
+`None` for all of it (always `None` for pages).
+
+Invariants: a unit is never requested twice at the same depth at the same time; a request that ends
+without progress is repeated at the most `ATTEMPTS_MAX` times; every waiter is woken exactly once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dsm.core.extents import ExtentSet
+from dsm.core.planner import PrefetchPlanner
+from dsm.core.puller import Puller
+from dsm.core.reads import Read, Urgency
+from dsm.errors import DsmError
+from dsm.model import Extent
+
+ATTEMPTS_MAX = 3
+"""Answers without progress (a checksum that failed, nothing sent) before a reader is told."""
+
+REQUEST_BYTES = 512 << 10
+"""One request: many small blocks share its cost, and a seek can still cancel what was not sent.
+Rates fall below 256 KiB a message (measured on loopback)."""
+
+REQUESTS_PER_WINDOW = 8
+"""On a small window requests shrink, so that it is filled evenly..."""
+
+REQUEST_BYTES_MIN = 64 << 10
+"""...but no further than this, where the cost of a message begins to show."""
+
+
+class Presence(Protocol):
+    """The shadow, as far as a fetcher needs to know it."""
+
+    def missing(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]: ...
+
+
+class Source(Protocol):
+    """How reads of one kind of segment are worded, and what they weigh."""
+
+    @property
+    def limit(self) -> Extent:
+        """What exists and may be asked for."""
+
+    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read: ...
+
+    def unit_bytes(self, header_bytes: int | None) -> float:
+        """Expected wire bytes of one unit."""
+
+
+@dataclass(slots=True)
+class _Request:
+    extent: Extent
+    header_bytes: int | None
+    urgency: Urgency
+    park: bool
+    attempt: int = 0
+    progressed: bool = False
+
+
+@dataclass(slots=True)
+class _Waiter:
+    extent: Extent
+    header_bytes: int | None
+
+
+class Fetcher:
+    """Demand, speculation and waiting readers of one handle."""
+
+    def __init__(
+        self,
+        puller: Puller,
+        planner: PrefetchPlanner,
+        presence: Presence,
+        source: Source,
+        segment: str,
+        epoch: int,
+    ) -> None:
+        self.puller = puller
+        self.planner = planner
+        self.presence = presence
+        self.source = source
+        self.segment = segment
+        self.epoch = epoch
+        self.woken: list[tuple[int, DsmError | None]] = []
+        """Tokens of readers that go on, with the error if there was one; the shell empties it."""
+        self._requests: dict[int, _Request] = {}
+        self._requested: dict[int | None, ExtentSet] = {}
+        self._waiters: dict[int, _Waiter] = {}
+        self._speculated = ExtentSet()
+
+    # ── readers ──
+
+    def awaited(
+        self, token: int, start: int, stop: int, header_bytes: int | None, *, park: bool = False
+    ) -> None:
+        """A reader is blocked until `[start, stop)` is present; it will be in `woken`."""
+        if not self.presence.missing(start, stop, header_bytes):
+            self.woken.append((token, None))
+            return
+        self._waiters[token] = _Waiter(Extent(start, stop), header_bytes)
+        self._promote(start, stop, header_bytes)
+        self._request(start, stop, header_bytes, Urgency.AWAITED, park=park)
+
+    def given_up(self, token: int) -> None:
+        """The reader went away (deadline, close): its reads are left to arrive."""
+        self._waiters.pop(token, None)
+
+    def wanted(self, start: int, stop: int, header_bytes: int | None, *, park: bool = False) -> None:
+        """It will surely be read: request what is missing, in order, as the window allows."""
+        self._request(start, stop, header_bytes, Urgency.WANTED, park=park)
+
+    def accessed(self, start: int, stop: int, now: float) -> None:
+        """A reader read this; feeds the planner."""
+        hits = self._speculated.intersection(start, stop)
+        for hit in hits:
+            self.planner.hit(hit.start, hit.stop)
+            self._speculated.discard(hit.start, hit.stop)
+        self.planner.accessed(start, stop, now)
+
+    def plan_ahead(
+        self, now: float, header_bytes: int | None, *, park_units: int = 0
+    ) -> None:
+        """Ask the planner what to read ahead, and request it; cancel what became stale.
+
+        `park_units`: how far beyond the head of a live ring it may reach.
+        """
+        for extent in self.planner.stale():
+            self.cancel(extent, now)
+        path = self.puller.path.estimate(now)
+        unit = self.source.unit_bytes(header_bytes)
+        limit = self.source.limit
+        window = max(1, int(2 * self.puller.path.window_bytes(now) / unit))
+        plan = self.planner.plan(
+            now,
+            window_units=window,
+            limit=Extent(limit.start, limit.stop + park_units),
+            wanted=lambda a, b: self._lacking(a, b, header_bytes),
+            gap_units=int(path.bdp_bytes / unit),
+            delay_s=path.rtt_s,
+        )
+        for extent in plan:
+            self._speculated.add(extent.start, extent.stop)
+            self._request(
+                extent.start, extent.stop, header_bytes, Urgency.SPECULATIVE, park=park_units > 0
+            )
+
+    def cancel(self, extent: Extent, now: float) -> None:
+        """Drop speculative requests that lie within `extent`."""
+        for id, request in list(self._requests.items()):
+            inside = extent.start <= request.extent.start and request.extent.stop <= extent.stop
+            if inside and request.urgency is Urgency.SPECULATIVE and not self._is_awaited(request):
+                self._forget(id)
+                self.puller.cancel(id, now)
+        self.planner.wasted(self._speculated.discard(extent.start, extent.stop))
+
+    # ── the wire ──
+
+    def arrived(self, id: int, start: int, stop: int) -> None:
+        """Frames of `id` brought `[start, stop)`, and what was good of it is in the shadow."""
+        request = self._requests.get(id)
+        if request is not None:
+            request.progressed = True
+            self._requested_at(request.header_bytes).discard(start, stop)
+        self._wake(start, stop)
+
+    def ended(self, id: int, error: DsmError | None = None) -> None:
+        """The last frame of `id` came. With an `error`, who waits for any of it is told."""
+        request = self._forget(id)
+        if request is None:
+            return
+        if error is not None:
+            self._fail(request.extent, error)
+            return
+        attempt = 0 if request.progressed else request.attempt + 1
+        if attempt >= ATTEMPTS_MAX:
+            self._fail(request.extent, DsmError(f"{self.segment}: no progress"))
+            return
+        self._repeat(request, attempt)
+
+    def interrupted(self, id: int) -> None:
+        """The connection that carried `id` is gone: request what is missing of it again."""
+        request = self._forget(id)
+        if request is not None:
+            self._repeat(request, request.attempt)
+
+    def failed(self, error: DsmError) -> None:
+        """Nothing more will come: every waiter is told."""
+        for token in self._waiters:
+            self.woken.append((token, error))
+        self._waiters.clear()
+
+    def forget_requests(self, now: float) -> None:
+        """What is under way is of no use any more (another version, a closed handle)."""
+        for id in list(self._requests):
+            self._forget(id)
+            self.puller.cancel(id, now)
+
+    def reconsider(self) -> None:
+        """The shadow changed otherwise (it moved to another version): wake or request again."""
+        for token, waiter in list(self._waiters.items()):
+            self._waiters.pop(token)
+            extent = waiter.extent
+            self.awaited(token, extent.start, extent.stop, waiter.header_bytes)
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._waiters)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._requests)
+
+    # ── inside ──
+
+    def _request(
+        self, start: int, stop: int, header_bytes: int | None, urgency: Urgency, *, park: bool
+    ) -> None:
+        for lacking in self._lacking(start, stop, header_bytes):
+            for extent, parked in self._split_at_head(lacking, park):
+                self._submit_pieces(extent, header_bytes, urgency, parked)
+
+    def _split_at_head(self, extent: Extent, park: bool) -> list[tuple[Extent, bool]]:
+        head = self.source.limit.stop
+        pieces = []
+        if extent.start < head:
+            pieces.append((Extent(extent.start, min(extent.stop, head)), False))
+        if park and extent.stop > head:
+            pieces.append((Extent(max(extent.start, head), extent.stop), True))
+        return pieces
+
+    def _submit_pieces(
+        self, extent: Extent, header_bytes: int | None, urgency: Urgency, park: bool, attempt: int = 0
+    ) -> None:
+        unit = self.source.unit_bytes(header_bytes)
+        units = extent.length if park else max(1, int(self._request_bytes() / unit))
+        for start in range(extent.start, extent.stop, units):
+            piece = Extent(start, min(start + units, extent.stop))
+            id = self.puller.submit(
+                self.segment,
+                self.epoch,
+                self.source.read(piece, header_bytes, park=park),
+                bytes_expected=max(1, int(piece.length * unit)),
+                urgency=urgency,
+                parked=park,
+            )
+            self._requests[id] = _Request(piece, header_bytes, urgency, park, attempt)
+            self._requested_at(header_bytes).add(piece.start, piece.stop)
+
+    def _request_bytes(self) -> int:
+        window = self.puller.path.window_bytes_hint
+        return max(REQUEST_BYTES_MIN, min(REQUEST_BYTES, window // REQUESTS_PER_WINDOW))
+
+    def _lacking(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
+        """What is neither present nor requested at this depth or deeper."""
+        lacking = self.presence.missing(start, stop, header_bytes)
+        for depth in {header_bytes, None}:
+            requested = self._requested.get(depth)
+            if requested is not None and len(requested):
+                lacking = [part for e in lacking for part in requested.missing(e.start, e.stop)]
+        return lacking
+
+    def _promote(self, start: int, stop: int, header_bytes: int | None) -> None:
+        for id, request in self._requests.items():
+            overlaps = request.extent.start < stop and start < request.extent.stop
+            if overlaps and request.header_bytes in (header_bytes, None):
+                self.puller.promote(id)
+
+    def _repeat(self, request: _Request, attempt: int) -> None:
+        extent = request.extent
+        for lacking in self._lacking(extent.start, extent.stop, request.header_bytes):
+            for piece, parked in self._split_at_head(lacking, request.park):
+                self._submit_pieces(piece, request.header_bytes, request.urgency, parked, attempt)
+
+    def _forget(self, id: int) -> _Request | None:
+        request = self._requests.pop(id, None)
+        if request is not None:
+            self._requested_at(request.header_bytes).discard(*request.extent)
+        return request
+
+    def _requested_at(self, header_bytes: int | None) -> ExtentSet:
+        return self._requested.setdefault(header_bytes, ExtentSet())
+
+    def _is_awaited(self, request: _Request) -> bool:
+        return any(
+            waiter.extent.start < request.extent.stop and request.extent.start < waiter.extent.stop
+            for waiter in self._waiters.values()
+        )
+
+    def _wake(self, start: int, stop: int) -> None:
+        for token, waiter in list(self._waiters.items()):
+            extent = waiter.extent
+            touched = extent.start < stop and start < extent.stop
+            if touched and not self.presence.missing(*extent, waiter.header_bytes):
+                del self._waiters[token]
+                self.woken.append((token, None))
+
+    def _fail(self, extent: Extent, error: DsmError) -> None:
+        for token, waiter in list(self._waiters.items()):
+            if waiter.extent.start < extent.stop and extent.start < waiter.extent.stop:
+                del self._waiters[token]
+                self.woken.append((token, error))

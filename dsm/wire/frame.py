@@ -1,0 +1,132 @@
+"""Bulk frames: protobuf on the wire, but the payload never goes through the protobuf library.
+
+A `PullFrame` is two length-delimited fields, header (1) and payload (15), in that order:
+
+    0x0A │ varint │ FrameHeader │ 0x7A │ varint │ payload ...
+    ─────────── small ────────────────────────── │ ── up to Limits.frame_bytes_max
+
+`encode_frame` joins them with one copy of the payload's pieces; `decode_frame` hands out a view of
+the payload inside the message that gRPC received, without a copy. The same bytes parse with any
+generated `PullFrame`, so that programs in other languages need nothing of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import crc32c
+import lz4.block
+from google.protobuf.message import DecodeError
+
+from dsm.wire.v1 import wire_pb2 as pb
+
+Buffer = bytes | bytearray | memoryview
+
+_HEADER_TAG = 0x0A
+_PAYLOAD_TAG = 0x7A
+
+HEADER_BYTES_MAX = 1 << 20
+"""A header lists at the most some hundred runs; a larger one is an attack or a bug."""
+
+
+class BadFrame(ValueError):
+    """The message is no valid `PullFrame`; says why."""
+
+
+def encode_frame(header: pb.FrameHeader, pieces: Sequence[Buffer]) -> bytes:
+    """Serialize a frame whose payload is `pieces`, one after the other.
+
+    Sets `crc`, and `decoded_bytes` unless the caller compressed the pieces and set it already.
+    """
+    size = sum(len(piece) for piece in pieces)
+    crc = 0
+    for piece in pieces:
+        crc = crc32c.crc32c(piece, crc)
+    header.crc = crc
+    if header.codec == pb.RAW:
+        header.decoded_bytes = size
+    head = header.SerializeToString()
+    prefix = b"".join(
+        (b"\x0a", _varint(len(head)), head, b"\x7a", _varint(size))
+        if size
+        else (b"\x0a", _varint(len(head)), head)
+    )
+    return b"".join((prefix, *pieces))
+
+
+def decode_frame(message: bytes, frame_bytes_max: int) -> tuple[pb.FrameHeader, memoryview]:
+    """Header and decompressed payload; the payload's CRC-32C is checked.
+
+    Raises `BadFrame` for whatever a correct node would not have sent.
+    """
+    view = memoryview(message)
+    header, start, size = _split(view)
+    payload = view[start : start + size]
+    if crc32c.crc32c(payload) != header.crc:
+        raise BadFrame("the payload's checksum is wrong")
+    if header.decoded_bytes > frame_bytes_max:
+        raise BadFrame(f"a payload of {header.decoded_bytes} bytes; {frame_bytes_max} were agreed")
+    if header.codec == pb.LZ4:
+        payload = _decompress(payload, header.decoded_bytes)
+    elif header.codec != pb.RAW:
+        raise BadFrame(f"unknown codec {header.codec}")
+    if len(payload) != header.decoded_bytes or header.rows_bytes > len(payload):
+        raise BadFrame("the payload's length contradicts its header")
+    return header, payload
+
+
+def compress(pieces: Sequence[Buffer]) -> bytes:
+    """The pieces as one LZ4 block, without its size (which is in the header)."""
+    joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return bytes(lz4.block.compress(joined, store_size=False))
+
+
+def _decompress(payload: memoryview, size: int) -> memoryview:
+    try:
+        return memoryview(lz4.block.decompress(payload, uncompressed_size=size))
+    except lz4.block.LZ4BlockError as error:
+        raise BadFrame(f"the payload does not decompress: {error}") from None
+
+
+def _split(view: memoryview) -> tuple[pb.FrameHeader, int, int]:
+    """The header, and where the payload begins and how long it is."""
+    if not len(view) or view[0] != _HEADER_TAG:
+        raise BadFrame("it does not begin with a header")
+    size, at = _read_varint(view, 1)
+    if size > HEADER_BYTES_MAX or at + size > len(view):
+        raise BadFrame(f"a header of {size} bytes in a message of {len(view)}")
+    try:
+        header = pb.FrameHeader.FromString(bytes(view[at : at + size]))
+    except DecodeError as error:
+        raise BadFrame(f"the header does not parse: {error}") from None
+    at += size
+    if at == len(view):
+        return header, at, 0
+    if view[at] != _PAYLOAD_TAG:
+        raise BadFrame("something other than a payload follows the header")
+    size, at = _read_varint(view, at + 1)
+    if at + size != len(view):
+        raise BadFrame(f"a payload of {size} bytes where {len(view) - at} follow")
+    return header, at, size
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 35, 7):
+        if at >= len(view):
+            break
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise BadFrame("it is cut off, or a length is too long")
