@@ -28,10 +28,11 @@ from dsm.core.reads import Read, Request, Urgency
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Answer `request` from unit `at` on with one frame."""
+    """Answer `request` from byte `offset` of unit `at` on with one frame."""
 
     request: Request
     at: int
+    offset: int
     was_parked: bool
 
 
@@ -39,6 +40,7 @@ class Serve:
 class _Entry:
     request: Request
     at: int
+    offset: int = 0
     was_parked: bool = False
 
 
@@ -78,14 +80,14 @@ class Exporter:
                 id = queue.popleft()
                 entry = self._entries.get(id)
                 if entry is not None:
-                    return Serve(entry.request, entry.at, entry.was_parked)
+                    return Serve(entry.request, entry.at, entry.offset, entry.was_parked)
         return None
 
-    def served(self, id: int, upto: int) -> None:
-        """One frame went out, and the answer goes on at unit `upto`."""
+    def served(self, id: int, upto: int, offset: int = 0) -> None:
+        """One frame went out, and the answer goes on at byte `offset` of unit `upto`."""
         entry = self._entries.get(id)
         if entry is not None:
-            entry.at = upto
+            entry.at, entry.offset, entry.was_parked = upto, offset, False
             self._runnable[entry.request.urgency].append(id)
 
     def parked(self, id: int) -> None:

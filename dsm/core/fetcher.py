@@ -121,7 +121,9 @@ class Fetcher:
         """The reader went away (deadline, close): its reads are left to arrive."""
         self._waiters.pop(token, None)
 
-    def wanted(self, start: int, stop: int, header_bytes: int | None, *, park: bool = False) -> None:
+    def wanted(
+        self, start: int, stop: int, header_bytes: int | None, *, park: bool = False
+    ) -> None:
         """It will surely be read: request what is missing, in order, as the window allows."""
         self._request(start, stop, header_bytes, Urgency.WANTED, park=park)
 
@@ -133,9 +135,7 @@ class Fetcher:
             self._speculated.discard(hit.start, hit.stop)
         self.planner.accessed(start, stop, now)
 
-    def plan_ahead(
-        self, now: float, header_bytes: int | None, *, park_units: int = 0
-    ) -> None:
+    def plan_ahead(self, now: float, header_bytes: int | None, *, park_units: int = 0) -> None:
         """Ask the planner what to read ahead, and request it; cancel what became stale.
 
         `park_units`: how far beyond the head of a live ring it may reach.
@@ -245,7 +245,12 @@ class Fetcher:
         return pieces
 
     def _submit_pieces(
-        self, extent: Extent, header_bytes: int | None, urgency: Urgency, park: bool, attempt: int = 0
+        self,
+        extent: Extent,
+        header_bytes: int | None,
+        urgency: Urgency,
+        park: bool,
+        attempt: int = 0,
     ) -> None:
         unit = self.source.unit_bytes(header_bytes)
         units = extent.length if park else max(1, int(self._request_bytes() / unit))
@@ -263,8 +268,8 @@ class Fetcher:
             self._requested_at(header_bytes).add(piece.start, piece.stop)
 
     def _request_bytes(self) -> int:
-        window = self.puller.path.window_bytes_hint
-        return max(REQUEST_BYTES_MIN, min(REQUEST_BYTES, window // REQUESTS_PER_WINDOW))
+        share = self.puller.window_bytes // REQUESTS_PER_WINDOW
+        return max(REQUEST_BYTES_MIN, min(REQUEST_BYTES, share))
 
     def _lacking(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
         """What is neither present nor requested at this depth or deeper."""

@@ -37,6 +37,9 @@ DEMAND_LANE = 0
 SMALL_BYTES = 64 << 10
 """An awaited read above this is bulk: on the demand lane it would delay the next small one."""
 
+WINDOW_BYTES_UNKNOWN = 512 << 10
+"""Before the path was ever asked."""
+
 REQUESTS_MAX = 1024
 """Unanswered requests on one lane, until the node's limit is known."""
 
@@ -92,6 +95,8 @@ class Puller:
         self.path = path
         self.requests_max = requests_max
         self.counts = PullerCounts()
+        self.window_bytes = WINDOW_BYTES_UNKNOWN
+        """The path's window when `actions` was last asked for."""
         self._entries: dict[int, _Entry] = {}
         self._queues: dict[Urgency, deque[int]] = {urgency: deque() for urgency in Urgency}
         self._lanes: dict[int, _Lane] = {}
@@ -176,6 +181,7 @@ class Puller:
 
     def actions(self, now: float) -> list[Action]:
         """What is to be put on the wire now, in this order."""
+        self.window_bytes = self.path.window_bytes(now)
         actions: list[Action] = list(self._cancels)
         self._cancels.clear()
         if self._lanes:
@@ -215,7 +221,7 @@ class Puller:
                 entry = self._waiting(queue)
                 if entry is None:
                     continue
-                if not entry.parked and self._window_is_full(entry, now):
+                if not entry.parked and self._window_is_full(entry):
                     return
                 lane = self._lane_for(entry)
                 if lane is None:
@@ -231,9 +237,9 @@ class Puller:
         queue.popleft()
         return None
 
-    def _window_is_full(self, entry: _Entry, now: float) -> bool:
+    def _window_is_full(self, entry: _Entry) -> bool:
         in_flight = self.path.in_flight_bytes
-        return in_flight > 0 and in_flight + entry.bytes_expected > self.path.window_bytes(now)
+        return in_flight > 0 and in_flight + entry.bytes_expected > self.window_bytes
 
     def _lane_for(self, entry: _Entry) -> int | None:
         small = entry.request.urgency is Urgency.AWAITED and entry.bytes_expected <= SMALL_BYTES
@@ -258,9 +264,7 @@ class Puller:
         self.counts.requests += 1
         if not entry.parked:
             state.in_flight_bytes += entry.bytes_expected
-            self.path.request_sent(
-                entry.request.id, entry.bytes_expected, now, app_limited=limited
-            )
+            self.path.request_sent(entry.request.id, entry.bytes_expected, now, app_limited=limited)
         return Send(lane, entry.request)
 
     def _release(self, entry: _Entry) -> None:

@@ -44,12 +44,16 @@ class ReadBlocks:
 
 @dataclass(frozen=True, slots=True)
 class ReadPages:
-    """Pages of one `version` (0: the newest): all of `need`, and what changed of `refresh`."""
+    """Pages of one `version` (0: the newest): all of `need`, and what changed of `refresh`.
+
+    `hold`: more of this version will be asked for.
+    """
 
     version: int
     since: int
     need: tuple[Extent, ...] = ()
     refresh: tuple[Extent, ...] = ()
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

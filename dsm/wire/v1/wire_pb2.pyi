@@ -780,11 +780,16 @@ class Pages(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     NEED_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version to read; VERSION_GONE if nobody holds it any more. 0: the newest."""
     since: _builtins.int
     """The version of the client's shadow (0: it has none). The first frame lists the pages that
     changed after it.
+    """
+    hold: _builtins.bool
+    """More of this version will be asked for: the node keeps it for some seconds after each such
+    request, within its budget (EXHAUSTED).
     """
     @_builtins.property
     def need(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
@@ -801,10 +806,11 @@ class Pages(_message.Message):
         since: _builtins.int = ...,
         need: _abc.Iterable[Global___Run] | None = ...,
         refresh: _abc.Iterable[Global___Run] | None = ...,
+        hold: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["need", b"need", "refresh", b"refresh", "since", b"since", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "need", b"need", "refresh", b"refresh", "since", b"since", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -899,6 +905,7 @@ class FrameHeader(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     HEADER_BYTES_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     last: _builtins.bool
@@ -918,6 +925,10 @@ class FrameHeader(_message.Message):
     """Pages: the version of everything in this answer, and (first frame) what changed since `since`."""
     header_bytes: _builtins.int
     """Blocks: the header length that was applied."""
+    offset: _builtins.int
+    """Blocks: a block that is larger than a frame comes in several, alone; the data of this one begins
+    at this byte of the part that was asked for. Only the first has the row.
+    """
     parked: _builtins.bool
     """The bytes of this frame waited (were parked) for data: no evidence of the path's rate."""
     @_builtins.property
@@ -947,11 +958,12 @@ class FrameHeader(_message.Message):
         version: _builtins.int = ...,
         changed: _abc.Iterable[Global___Run] | None = ...,
         header_bytes: _builtins.int = ...,
+        offset: _builtins.int = ...,
         parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "crc", b"crc", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "parked", b"parked", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "crc", b"crc", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "parked", b"parked", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
