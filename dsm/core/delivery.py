@@ -1,0 +1,150 @@
+"""How fast bytes arrive: delivery-rate samples of a path, from nothing but sends and arrivals.
+
+                 request P                        first bytes of P          more of P
+    sent    ─────────●──────────────────────────────────┬──────────────────────┬────▶
+                     │ remembers how much had been      │                      │
+                     │ delivered, and when              │                      │
+    arrived ──▮──▮──▮┴──▮──▮──▮──▮──▮──▮──▮──▮──▮──▮──▮─▼──▮──▮──▮──▮──▮──▮──▮─▼────▶
+                    ╰──────── delivered since then ─────╯
+                          ÷ the longer of the send and the arrival interval = one sample
+
+This is the sampling of draft-cheng-iccrg-delivery-rate-estimation with requests in the place of
+packets: what each arrival tells is the rate over about one round trip, all lanes and requests
+together. The longer interval is taken because bytes that were held up and then arrive at once
+(a lost segment, a sleeping receiver) would otherwise look fast. A sample is *limited* when the
+window was not filled after its request was sent: then it says how much was asked for, and nothing
+against the path. A *round* ends when something arrives that was requested after the round before
+had ended (BBR's packet-timed round trips).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+FULL = 0.75
+"""Of the window in flight: from here on it is the window that limits. Not 1, since requests are
+whole blocks or pages, and the asker may wait for room for a whole one."""
+
+
+@dataclass(slots=True)
+class _Request:
+    sent_at: float
+    left_bytes: int
+    ahead_bytes: int
+    limited: bool
+    delivered_before: int
+    delivered_before_at: float
+    window_sent_at: float  # when the request was sent that had arrived last as this one was sent
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one arrival of bytes tells."""
+
+    rate: float  # bytes per second, 0: no sample
+    limited: bool
+    round_ended: bool
+    sent_at: float
+    ahead_bytes: int  # in flight when its request was sent
+    first_byte_s: float | None  # from request to first bytes, if these are the first
+    parked: bool  # the request waited for data or for the application, not for the path
+
+
+class DeliveryMeter:
+    """Counts what is in flight and delivered, and takes a rate sample from every arrival."""
+
+    def __init__(self) -> None:
+        self.in_flight_bytes = 0
+        self._requests: dict[int, _Request] = {}
+        self._delivered = 0
+        self._delivered_at = 0.0
+        self._window_sent_at = 0.0
+        self._full_at = float("-inf")
+        self._round_from = 0
+
+    def request_sent(
+        self, request_id: int, expected_bytes: int, now: float, *, parked: bool, window_bytes: int
+    ) -> None:
+        assert request_id not in self._requests, f"request {request_id} was sent already"
+        if not self._requests:
+            self._delivered_at = self._window_sent_at = now  # what was idle is not slow
+        self._requests[request_id] = _Request(
+            sent_at=now,
+            left_bytes=expected_bytes,
+            ahead_bytes=self.in_flight_bytes,
+            limited=parked,
+            delivered_before=self._delivered,
+            delivered_before_at=self._delivered_at,
+            window_sent_at=self._window_sent_at,
+        )
+        self.in_flight_bytes += expected_bytes
+        if self.in_flight_bytes >= FULL * window_bytes:
+            self._full_at = now
+
+    def bytes_arrived(self, request_id: int, wire_bytes: int, now: float) -> Arrival | None:
+        """None when the request is not known (any more): its bytes still count as delivered."""
+        self._delivered += wire_bytes
+        self._delivered_at = now
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        taken = min(wire_bytes, request.left_bytes)
+        request.left_bytes -= taken
+        self.in_flight_bytes -= taken
+        self._window_sent_at = max(self._window_sent_at, request.sent_at)
+        return self._sample(request, now)
+
+    def forget(self, request_id: int) -> None:
+        """It is over, complete or not: nothing more of it is in flight."""
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            self.in_flight_bytes -= request.left_bytes
+
+    def _sample(self, request: _Request, now: float) -> Arrival:
+        interval_s = max(
+            request.sent_at - request.window_sent_at, now - request.delivered_before_at
+        )
+        round_ended = request.delivered_before >= self._round_from
+        if round_ended:
+            self._round_from = self._delivered
+        first = not request.started
+        request.started = True
+        return Arrival(
+            rate=(self._delivered - request.delivered_before) / interval_s if interval_s else 0.0,
+            limited=request.limited or self._full_at < request.sent_at,
+            round_ended=round_ended,
+            sent_at=request.sent_at,
+            ahead_bytes=request.ahead_bytes,
+            first_byte_s=now - request.sent_at if first else None,
+            parked=request.limited,
+        )
+
+
+class WindowedMax:
+    """The largest sample of the last `length` ticks; old ones go only when a new one comes.
+
+    A monotonic queue: behind a sample stand only later and smaller ones.
+    """
+
+    def __init__(self, length: float) -> None:
+        self._length = length
+        self._samples: deque[tuple[float, float]] = deque()
+
+    @property
+    def value(self) -> float:
+        return self._samples[0][1] if self._samples else 0.0
+
+    def sampled(self, tick: float, value: float) -> None:
+        samples = self._samples
+        while samples and samples[-1][1] <= value:
+            samples.pop()
+        samples.append((tick, value))
+        while samples[0][0] <= tick - self._length:
+            samples.popleft()
+
+    def reset(self, tick: float, value: float) -> None:
+        """Forget everything else."""
+        self._samples.clear()
+        self._samples.append((tick, value))
