@@ -9,7 +9,7 @@ Too few bytes in flight and the path idles; too many and they queue in front of 
          └──────────┴───────────────────▶           └──────────┴─────────▶ bytes in flight
                    BDP = rate × base                          BDP
 
-The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + JITTER_S)` and one
+The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + margin)` and one
 message. `rate` is the largest delivery rate of the last ten rounds (`dsm.core.delivery`); `base` is
 the time from a request to its first bytes when nothing of ours stands before it, so it holds the
 server's turnaround as well as the path. Both follow BBR ("BBR: Congestion-Based Congestion
@@ -28,9 +28,12 @@ drain    less than half of the BDP for one round. With the window fixed, a slowe
          not: a longer path still answers late. So this measures `base`, and after a fall of the
          rate it says which of the two it was, and so which of the two figures to replace.
 cruise   the target as above: a little more than the BDP, so it finds new room by itself.
-probe    every eighth round a quarter more for two rounds. If the rate follows the window, no queue
-         was there: then the latency of that round is a true base however much larger it is. This
-         is what keeps the window from collapsing where latency varies (a busy server, jitter).
+probe    every eighth round a fifth more for two rounds. If the rate follows the window, then no
+         queue was there, and window ÷ rate is what a round really takes (Little's law again):
+         what it exceeds the base by is the margin. It holds what no clean request shows: an event
+         loop that is late, a server that is sometimes busy, jitter. Probes that bring nothing
+         wear it down again. Without it the window collapses where latency varies: less in flight,
+         a lower rate, so less in flight.
 
 Rounds that the application did not fill change nothing: they are no evidence of a smaller path.
 """
@@ -66,22 +69,27 @@ STARTUP_GAIN = 3.0
 CRUISE_GAIN = 1.2
 """A demand read waits behind 0.2 RTT of queue; 1.0 would never find new room."""
 
-PROBE_GAIN = 1.25
-"""With the cruise gain 1.5: a demand read never waits more than half a round trip."""
+PROBE_GAIN = 1.2
+"""With the cruise gain 1.44: a demand read never waits more than half a round trip."""
 
 DRAIN_GAIN = 0.5
 
 JITTER_S = 0.002
-"""Of arrival to next request in an event loop that has other things to do."""
+"""The least margin: from arrival to next request in an event loop that has other things to do."""
+
+MARGIN_DECAY = 0.9
+"""A probe without profit: in ten of them (100 rounds) two thirds of the margin are gone."""
 
 GROWTH = 1.25
 """Of the rate in a round, expected in startup; 2.0 would be perfect."""
 
-PROBE_GROWTH = 1.12
+PROBE_GROWTH = 1.1
 """Half of PROBE_GAIN: the rate followed the window."""
 
 FALL = 0.7
-"""A round this far below the rate is no noise."""
+"""Two rounds this far below the rate are no noise, and neither is one below FALL_FAR."""
+
+FALL_FAR = 0.5
 
 
 class PathEstimator:
@@ -101,17 +109,19 @@ class PathEstimator:
         self._rtt = WindowedMax(BASE_S)  # of negated samples: a minimum
         self._base_s = 0.0  # 0: unknown
         self._base_at = 0.0
+        self._margin_s = JITTER_S
         self._loaded_s = 0.0
         self._phase: Phase = "startup"
         self._phase_at = 0.0
         self._phase_rounds = 0
         self._startup_bytes = min(WINDOW_BYTES_INITIAL, window_bytes_max)
-        self._plateau_rate = 0.0  # startup: the rate that is to be exceeded by GROWTH
+        self._plateau_rate = 0.0  # before the window grew (startup, probe)
         self._plateau_rounds = 0
         self._round = 0
         self._round_rate = 0.0
         self._round_latency = _Mean()
         self._clean_latency = _Mean()
+        self._probe_bytes = 0
         self._last_rate = 0.0  # of the round before
         self._fallen_rounds = 0
         self._grown_rounds = 0
@@ -191,7 +201,7 @@ class PathEstimator:
         )
 
     def _target_bytes(self) -> float:
-        ahead_s = CRUISE_GAIN * self._base_s + JITTER_S
+        ahead_s = CRUISE_GAIN * self._base_s + self._margin_s
         return self._rate.value * ahead_s + self._message.value
 
     # -- samples
@@ -251,8 +261,7 @@ class PathEstimator:
     def _steady_round(self, now: float) -> None:
         self._base_followed(now)
         settled = self._phase_rounds > 2  # before, samples reach back into the phase before
-        fallen = settled and self._round_rate < FALL * self._rate.value
-        self._fallen_rounds = self._fallen_rounds + 1 if fallen else 0
+        self._fallen_rounds = self._fallen_rounds + self._fallen_by() if settled else 0
         grown = self._round_rate > 1.1 * self._last_rate and self._round_rate >= self._rate.value
         self._grown_rounds = self._grown_rounds + 1 if grown and settled else 0
         if self._fallen_rounds >= 2 or now - self._base_at > BASE_S:
@@ -262,8 +271,11 @@ class PathEstimator:
         elif self._phase == "probe" and self._phase_rounds >= 2:
             self._probed(now)
         elif self._phase == "cruise" and self._phase_rounds >= 8:
-            self._plateau_rate = self._round_rate
-            self._enter("probe", now)
+            self._probe(now)
+
+    def _fallen_by(self) -> int:
+        left = self._round_rate / self._rate.value
+        return 2 if left < FALL_FAR else 1 if left < FALL else -self._fallen_rounds
 
     def _base_followed(self, now: float) -> None:
         """Requests that found nothing before them, or a round below the base, need no drain."""
@@ -273,14 +285,19 @@ class PathEstimator:
         elif self._round_latency.count and self._round_latency.value < self._base_s:
             self._base_s, self._base_at = self._round_latency.value, now
 
-    def _probed(self, now: float) -> None:
-        if self._round_rate < PROBE_GROWTH * self._plateau_rate:
-            self._enter("cruise", now)
-            return
-        if self._round_latency.count:
-            self._base_s, self._base_at = max(self._base_s, self._round_latency.value), now
+    def _probe(self, now: float) -> None:
         self._plateau_rate = self._round_rate
         self._enter("probe", now)
+        self._probe_bytes = self.window_bytes(now)
+
+    def _probed(self, now: float) -> None:
+        if self._round_rate < PROBE_GROWTH * self._plateau_rate:
+            self._margin_s = max(MARGIN_DECAY * self._margin_s, JITTER_S)
+            self._enter("cruise", now)
+            return
+        round_s = (self._probe_bytes - self._message.value) / self._round_rate
+        self._margin_s = max(self._margin_s, round_s - self._base_s)
+        self._probe(now)
 
     def _drain(self, now: float, *, fell: bool) -> None:
         self._fell = fell
