@@ -3,7 +3,7 @@
     requested(request) ─▶ runnable, by priority ──▶ next_serve() ─▶ Serve: read this, send one frame
                             ▲            │                             │
                     moved() │            ▼ nothing there yet           ▼
-                          parked ◀─────────────────────────── served(id, upto) / ended(id)
+                          parked ◀─────────────────────────── served(id) / ended(id)
 
 A stream answers one frame at a time, so that a demand read that arrives while bulk is under way
 waits for one frame at the most. Within a priority requests take turns. A read beyond the head of a
@@ -13,7 +13,7 @@ Driving it:
 
     status = exporter.requested(request)      # a refusal is answered at once
     while (serve := exporter.next_serve()):   # then read what it says from the segment file, send
-        exporter.served(serve.id, upto)       # it, and tell how far it got; or `parked`, `ended`
+        exporter.served(serve.request.id)     # it, and tell: or `parked`, or `ended`
 
 Invariants: at the most `requests_max` unanswered; an id is runnable, parked or forgotten.
 """
@@ -28,19 +28,15 @@ from dsm.core.reads import Read, Request, Urgency
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Answer `request` from byte `offset` of unit `at` on with one frame."""
+    """Send the next frame of this request's answer."""
 
     request: Request
-    at: int
-    offset: int
     was_parked: bool
 
 
 @dataclass(slots=True)
 class _Entry:
     request: Request
-    at: int
-    offset: int = 0
     was_parked: bool = False
 
 
@@ -61,16 +57,13 @@ class Exporter:
         self._runnable: dict[Urgency, deque[int]] = {urgency: deque() for urgency in Urgency}
         self._parked: dict[str, dict[int, None]] = {}
 
-    def requested(self, request: Request, at: int) -> None:
-        """Take on a request whose answer begins at unit `at`.
-
-        Raises `TooManyRequests` or `DuplicateRequest`.
-        """
+    def requested(self, request: Request) -> None:
+        """Take on a request. Raises `TooManyRequests` or `DuplicateRequest`."""
         if request.id in self._entries:
             raise DuplicateRequest(request.id)
         if len(self._entries) >= self.requests_max:
             raise TooManyRequests(self.requests_max)
-        self._entries[request.id] = _Entry(request, at)
+        self._entries[request.id] = _Entry(request)
         self._runnable[request.urgency].append(request.id)
 
     def next_serve(self) -> Serve | None:
@@ -80,14 +73,14 @@ class Exporter:
                 id = queue.popleft()
                 entry = self._entries.get(id)
                 if entry is not None:
-                    return Serve(entry.request, entry.at, entry.offset, entry.was_parked)
+                    return Serve(entry.request, entry.was_parked)
         return None
 
-    def served(self, id: int, upto: int, offset: int = 0) -> None:
-        """One frame went out, and the answer goes on at byte `offset` of unit `upto`."""
+    def served(self, id: int) -> None:
+        """One frame went out, and the answer goes on."""
         entry = self._entries.get(id)
         if entry is not None:
-            entry.at, entry.offset, entry.was_parked = upto, offset, False
+            entry.was_parked = False
             self._runnable[entry.request.urgency].append(id)
 
     def parked(self, id: int) -> None:

@@ -90,8 +90,10 @@ class Fetcher:
         source: Source,
         segment: str,
         epoch: int,
+        owner: object = None,
     ) -> None:
         self.puller = puller
+        self.owner = owner
         self.planner = planner
         self.presence = presence
         self.source = source
@@ -263,6 +265,7 @@ class Fetcher:
                 bytes_expected=max(1, int(piece.length * unit)),
                 urgency=urgency,
                 parked=park,
+                owner=self.owner,
             )
             self._requests[id] = _Request(piece, header_bytes, urgency, park, attempt)
             self._requested_at(header_bytes).add(piece.start, piece.stop)

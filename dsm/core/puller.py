@@ -17,7 +17,7 @@ Driving it (all times in seconds on one monotonic clock):
     for action in puller.actions(now): ...          # after every call: send what is returned
     puller.frame_arrived(request, wire_bytes, now)  # any number of times
     puller.finished(request, now)                   # its last frame
-    for request in puller.lane_lost(lane, now): ... # unanswered: whoever submitted them, again
+    for id, owner in puller.lane_lost(lane, now): ...  # unanswered: whoever owns it submits again
 
 Invariants: an id is queued, or sent on one open lane, or forgotten; awaited requests never stand
 behind others; no lane has more than `requests_max` unanswered.
@@ -68,6 +68,7 @@ class _Entry:
     request: Request
     bytes_expected: int
     parked: bool
+    owner: object
     lane: int = -1
     arrived: int = 0
 
@@ -108,11 +109,14 @@ class Puller:
     def lane_opened(self, lane: int, now: float) -> None:
         self._lanes[lane] = _Lane()
 
-    def lane_lost(self, lane: int, now: float) -> list[int]:
-        """Ids that were unanswered on it, now forgotten: submit again what is still missing."""
+    def lane_lost(self, lane: int, now: float) -> list[tuple[int, object]]:
+        """Ids that were unanswered on it, with their owners; they are forgotten.
+
+        Whoever owns one submits again what is still missing of it.
+        """
         self._lanes.pop(lane, None)
-        lost = [id for id, entry in self._entries.items() if entry.lane == lane]
-        for id in lost:
+        lost = [(id, entry.owner) for id, entry in self._entries.items() if entry.lane == lane]
+        for id, _ in lost:
             del self._entries[id]
             self.path.request_abandoned(id, now)
         self._cancels = [cancel for cancel in self._cancels if cancel.lane != lane]
@@ -128,12 +132,16 @@ class Puller:
         bytes_expected: int,
         urgency: Urgency,
         parked: bool = False,
+        owner: object = None,
     ) -> int:
-        """Queue a read; returns its id. It leaves with a later `actions`."""
+        """Queue a read; returns its id. It leaves with a later `actions`.
+
+        `owner` is whatever the caller wants to find again by the id.
+        """
         id = self._next_id
         self._next_id += 1
         request = Request(id, segment, epoch, read, urgency)
-        self._entries[id] = _Entry(request, bytes_expected, parked)
+        self._entries[id] = _Entry(request, bytes_expected, parked, owner)
         self._queues[urgency].append(id)
         return id
 
@@ -197,8 +205,10 @@ class Puller:
     def unanswered(self) -> int:
         return sum(lane.unanswered for lane in self._lanes.values())
 
-    def is_known(self, id: int) -> bool:
-        return id in self._entries
+    def owner(self, id: int) -> object:
+        """Who submitted it; None where nobody wants it any more."""
+        entry = self._entries.get(id)
+        return None if entry is None else entry.owner
 
     # ── inside ──
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dsm.core.reads import Part, Read, ReadBlocks, ReadBytes, ReadPages, Request, Urgency
+from dsm.locality import Proof
 from dsm.model import Event, Extent, Kind, Position, SegmentInfo, validate_name
 from dsm.wire.v1 import wire_pb2 as pb
 
@@ -108,6 +109,16 @@ def event_from_pb(message: pb.Event) -> Event:
         published_ns=message.published_ns,
         gone=message.gone,
     )
+
+
+def proof_to_pb(proof: Proof) -> pb.Locality:
+    return pb.Locality(
+        boot_id=proof.boot_id, root=proof.root, proof_file=proof.file, proof=proof.secret
+    )
+
+
+def proof_from_pb(message: pb.Locality) -> Proof:
+    return Proof(message.boot_id, message.root, message.proof_file, message.proof)
 
 
 def request_to_pb(request: Request, *, accept_lz4: bool = False) -> pb.PullRequest:

@@ -688,6 +688,7 @@ class PullRequest(_message.Message):
     PAGES_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
     ACCEPT_LZ4_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client, unique among the unanswered requests of this stream, not 0."""
@@ -707,6 +708,10 @@ class PullRequest(_message.Message):
     def cancel(self) -> Global___Cancel:
         """Ends the request with this id; its last frame has the status CANCELLED."""
 
+    @_builtins.property
+    def cursor(self) -> Global___Cursor:
+        """Not answered, unless with an error. Its id names the reader, apart from the reads' ids."""
+
     def __init__(
         self,
         *,
@@ -718,13 +723,14 @@ class PullRequest(_message.Message):
         pages: Global___Pages | None = ...,
         bytes: Global___Bytes | None = ...,
         cancel: Global___Cancel | None = ...,
+        cursor: Global___Cursor | None = ...,
         accept_lz4: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "bytes", b"bytes", "cancel", b"cancel", "pages", b"pages", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "bytes", b"bytes", "cancel", b"cancel", "cursor", b"cursor", "pages", b"pages", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_lz4", b"accept_lz4", "blocks", b"blocks", "bytes", b"bytes", "cancel", b"cancel", "epoch", b"epoch", "id", b"id", "pages", b"pages", "priority", b"priority", "segment", b"segment", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_lz4", b"accept_lz4", "blocks", b"blocks", "bytes", b"bytes", "cancel", b"cancel", "cursor", b"cursor", "epoch", b"epoch", "id", b"id", "pages", b"pages", "priority", b"priority", "segment", b"segment", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["blocks", "pages", "bytes", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["blocks", "pages", "bytes", "cancel", "cursor"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -854,6 +860,32 @@ class Cancel(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
+
+@_typing.final
+class Cursor(_message.Message):
+    """Of a ring that was created to let its producer wait for registered readers: the reader needs
+    everything from `seq` on. Registers it the first time; it ends with `ended`, or with the stream.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    ended: _builtins.bool
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cursor: _TypeAlias = Cursor  # noqa: Y015
 
 @_typing.final
 class PullFrame(_message.Message):

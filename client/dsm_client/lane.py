@@ -1,0 +1,141 @@
+"""One lane: one gRPC channel, so one TCP connection, with its Pull stream.
+
+    open ─▶ pump frames ─▶ (broken) ─▶ wait, with jitter ─▶ open ─▶ ...
+
+A lane connects again for as long as its session is open; who waits for an answer is told by the
+session when that has taken too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from grpc import aio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from dsm.core.reads import Request
+from dsm.wire.convert import request_to_pb
+from dsm.wire.protocol import MESSAGE_OVERHEAD_BYTES, PULL, Limits
+from dsm.wire.v1 import wire_pb2 as pb
+
+BACKOFF_S = 0.05
+BACKOFF_S_MAX = 2.0
+"""Retries are spread over up to this, so that a node that comes back is not met by all at once."""
+
+CONNECT_S = 20.0
+"""One attempt; paths of 600 ms need four round trips."""
+
+KEEPALIVE_MS = 10_000
+"""A path that went silent is noticed after this and as much again."""
+
+
+class LaneOwner(Protocol):
+    """The session, as a lane sees it."""
+
+    def lane_opened(self, lane: int) -> None: ...
+    def lane_lost(self, lane: int, error: Exception, since: float) -> None: ...
+    def frame_arrived(self, lane: int, message: bytes) -> None: ...
+
+
+def new_channel(address: str, limits: Limits) -> aio.Channel:
+    """A channel with a TCP connection of its own."""
+    size = limits.frame_bytes_max + MESSAGE_OVERHEAD_BYTES
+    return aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", size),
+            ("grpc.max_send_message_length", size),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.enable_retries", 0),
+        ],
+    )
+
+
+class Lane:
+    """Keeps one Pull stream open, and what is to be sent on it in order."""
+
+    def __init__(
+        self, number: int, owner: LaneOwner, channel: Callable[[], aio.Channel], *, lz4: bool
+    ) -> None:
+        self.number = number
+        self._owner = owner
+        self._new_channel = channel
+        self._lz4 = lz4
+        self._outgoing: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._lost_at = asyncio.get_running_loop().time()
+        self._task = asyncio.create_task(self._run(), name=f"dsm-lane-{number}")
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def send(self, request: Request) -> None:
+        self._enqueue(request_to_pb(request, accept_lz4=self._lz4))
+
+    def cancel(self, id: int) -> None:
+        self._enqueue(pb.PullRequest(id=id, cancel=pb.Cancel()))
+
+    def send_cursor(self, id: int, segment: str, epoch: int, seq: int | None) -> None:
+        """Tell the node how far a registered reader has come; `None`: it is gone."""
+        cursor = pb.Cursor(seq=seq or 0, ended=seq is None)
+        self._enqueue(pb.PullRequest(id=id, segment=segment, epoch=epoch, cursor=cursor))
+
+    def _enqueue(self, message: pb.PullRequest) -> None:
+        self._outgoing.append(message.SerializeToString())
+        self._wake.set()
+
+    async def _run(self) -> None:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((aio.AioRpcError, ConnectionError, TimeoutError)),
+            wait=wait_random_exponential(multiplier=BACKOFF_S, max=BACKOFF_S_MAX),
+            before_sleep=self._attempt_failed,
+        )
+        while True:
+            async for attempt in retrying:
+                with attempt:
+                    await self._serve_once()
+
+    def _attempt_failed(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        assert isinstance(error, Exception)
+        self._owner.lane_lost(self.number, error, self._lost_at)
+
+    async def _serve_once(self) -> None:
+        """Until the stream is lost; raises where it did not come to be."""
+        channel = self._new_channel()
+        try:
+            await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
+            call = channel.stream_stream(PULL)()
+            self._outgoing.clear()
+            self._owner.lane_opened(self.number)
+            sender = asyncio.create_task(self._send(call))
+            try:
+                await self._receive(call)
+            except (aio.AioRpcError, ConnectionError) as error:
+                self._lost_at = asyncio.get_running_loop().time()
+                self._owner.lane_lost(self.number, error, self._lost_at)
+            finally:
+                sender.cancel()
+        finally:
+            await channel.close()
+
+    async def _receive(self, call: Any) -> None:
+        while (message := await call.read()) is not aio.EOF:
+            self._owner.frame_arrived(self.number, message)
+        raise ConnectionError(await call.details() or "the node ended the stream")
+
+    async def _send(self, call: Any) -> None:
+        while True:
+            while self._outgoing:
+                await call.write(self._outgoing.popleft())
+            self._wake.clear()
+            await self._wake.wait()

@@ -1,0 +1,141 @@
+"""The event loop behind every session of this process: one, on a thread of its own.
+
+gRPC survives no fork while it is in use: a child that inherits its threads' state hangs at the
+first call (measured with gRPC 1.85). So before a fork everything that holds gRPC is put to rest:
+the sessions close their connections and the loop's thread ends (about 5 ms); afterwards parent and
+child go on by themselves, the parent with its loop, the child with a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
+
+from dsm.errors import Closed, DeadlineExceeded
+
+T = TypeVar("T")
+
+
+class Restful(Protocol):
+    """What holds connections, and can let go of them for a moment."""
+
+    async def rest(self) -> None: ...
+    def resume(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class Background:
+    """An event loop on a daemon thread."""
+
+    def __init__(self) -> None:
+        self.loop = _new_loop()
+        self.sessions: WeakSet[Any] = WeakSet()
+        self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="dsm-client", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `work` in the loop; from any thread but the loop's."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def run(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        """Run `work` and wait for it; raises `DeadlineExceeded` after `timeout_s`."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise Closed("a blocking call from the client's own event loop; use dsm_client.aio")
+        future = self.submit(work)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError as error:
+            if future.done():
+                raise
+            future.cancel()
+            raise DeadlineExceeded(f"not done within {timeout_s} s") from error
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have `function` called in the loop soon."""
+        self.loop.call_soon_threadsafe(function, *arguments)
+
+    def rest(self) -> None:
+        """Let go of gRPC and end the thread, so that the process can fork."""
+        for session in list(self.sessions):
+            self.submit(session.rest()).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        gc.collect()  # gRPC shuts down with the last object that refers to it
+
+    def resume(self) -> None:
+        self._start()
+        for session in list(self.sessions):
+            self.call(session.resume)
+
+    def abandon(self) -> None:
+        """In a forked child: nothing of the parent's loop may be used again, nor be closed."""
+        _abandoned.append(self.loop)
+        for session in list(self.sessions):
+            session.abandon()
+
+
+_background: Background | None = None
+_lock = threading.Lock()
+_abandoned: list[object] = []
+
+
+def background() -> Background:
+    """This process's loop; started when first asked for."""
+    global _background
+    with _lock:
+        if _background is None:
+            _background = Background()
+        return _background
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    if _background is not None:
+        _background.rest()
+
+
+def _after_fork_in_parent() -> None:
+    if _background is not None:
+        _background.resume()
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _background
+    if _background is not None:
+        _background.abandon()
+        _background = None
+    _lock.release()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

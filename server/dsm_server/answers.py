@@ -1,0 +1,236 @@
+"""Answers to reads: what is copied from a segment file into the next frame.
+
+An answer is made for each request of a Pull stream and asked for one frame at a time, so that
+demand reads can go between the frames of bulk.
+
+    blocks   whole:    one copy of rows, one of the ring's memory, whatever the number of blocks
+             header:   rows, and the first bytes of each
+             payload:  rows, and the rest of each
+             a block larger than a frame comes alone, in several
+    pages    of one version, held by a lease while more of it is asked for
+    bytes    exactly those, of the newest version
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsm.core.extents import ExtentSet, merge
+from dsm.core.reads import Part, ReadBlocks, ReadBytes, ReadPages, Request
+from dsm.errors import BudgetExceeded, OutOfRange, Overrun
+from dsm.model import Extent, Gap
+from dsm.segment import BlockRun
+from dsm.wire.convert import position_to_pb, runs_to_pb
+from dsm.wire.frame import Buffer
+from dsm.wire.v1 import wire_pb2 as pb
+from dsm_server.exports import CHANGED_EXTENTS_MAX, Exported
+from dsm_server.leases import Leases
+
+ROW_BYTES = 40
+PAGE_ROW_BYTES = 12
+
+ROWS_SHARE = 4
+"""Rows take at the most a quarter of a frame, so that data always has room."""
+
+BYTES_MAX = 64 << 20
+"""One exact read is copied whole before it is sent, so that it is of one version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame, before it is encoded; its header lacks id and position."""
+
+    header: pb.FrameHeader
+    pieces: tuple[Buffer, ...] = ()
+
+
+class BlocksAnswer:
+    """Blocks `[first, stop)` of a ring, from wherever it has come to."""
+
+    def __init__(self, exported: Exported, read: ReadBlocks) -> None:
+        self._exported = exported
+        self._ring = exported.ring
+        self._read = read
+        self._at = read.first
+        self._offset = 0
+        self._bytes_left = read.bytes_max or 1 << 62
+        self._header_bytes = max(read.header_bytes, exported.info.header_bytes)
+
+    def next_frame(self, frame_bytes: int) -> Frame | None:
+        """The next frame; `None` where there is nothing yet and the read is to be parked.
+
+        Raises `Overrun` with the blocks of this read that are gone.
+        """
+        tail, head = self._ring.tail, self._ring.head
+        if self._at < tail:
+            last = min(tail, self._read.stop) - 1
+            raise Overrun(self._exported.info.name, Gap(self._at, last))
+        stop = min(self._read.stop, head, self._at + frame_bytes // ROWS_SHARE // ROW_BYTES)
+        if self._at >= stop:
+            if self._read.park and self._at < self._read.stop:
+                return None
+            return Frame(pb.FrameHeader(last=True))
+        room = frame_bytes - (stop - self._at) * ROW_BYTES
+        if self._part_bytes(self._at) > room:
+            return self._slice(frame_bytes - ROW_BYTES)
+        run = self._copy(stop, min(room, self._bytes_left))
+        self._at += run.count
+        self._bytes_left -= len(run.data)
+        return Frame(self._header(run.first, run.count, len(run.rows)), (run.rows, run.data))
+
+    def _copy(self, stop: int, bytes_max: int) -> BlockRun:
+        match self._read.part:
+            case Part.WHOLE:
+                return self._ring.copy_blocks(self._at, stop, bytes_max)
+            case Part.HEADER:
+                return self._ring.copy_heads(self._at, stop, self._header_bytes, bytes_max)
+            case Part.PAYLOAD:
+                return self._ring.copy_bodies(self._at, stop, self._header_bytes, bytes_max)
+
+    def _slice(self, room: int) -> Frame:
+        """A piece of a block that is larger than a frame; the first piece has its row."""
+        seq, offset = self._at, self._offset
+        start, stop = self._bounds(self._ring.descriptor(seq).length)
+        upto = min(start + offset + room, stop)
+        piece = bytes(self._ring.block(seq).data[start + offset : upto])
+        if self._ring.tail > seq:
+            raise Overrun(self._exported.info.name, Gap(seq, seq))
+        rows = b"" if offset else self._ring.copy_heads(seq, seq + 1, 0, 1).rows
+        header = self._header(seq, 1, len(rows))
+        header.offset = offset
+        self._offset = offset + len(piece)
+        if upto == stop:
+            self._at, self._offset = seq + 1, 0
+            self._bytes_left -= stop - start
+        header.last = self._is_done
+        return Frame(header, (rows, piece))
+
+    def _bounds(self, length: int) -> tuple[int, int]:
+        """Where the part that was asked for lies in a block of this length."""
+        header = min(self._header_bytes, length)
+        match self._read.part:
+            case Part.WHOLE:
+                return 0, length
+            case Part.HEADER:
+                return 0, header
+            case Part.PAYLOAD:
+                return header, length
+
+    def _part_bytes(self, seq: int) -> int:
+        start, stop = self._bounds(self._ring.descriptor(seq).length)
+        return stop - start
+
+    @property
+    def _is_done(self) -> bool:
+        if self._at >= self._read.stop or self._bytes_left <= 0:
+            return True
+        return not self._read.park and self._at >= self._ring.head
+
+    def _header(self, first: int, count: int, rows_bytes: int) -> pb.FrameHeader:
+        return pb.FrameHeader(
+            first=first,
+            count=count,
+            rows_bytes=rows_bytes,
+            header_bytes=self._header_bytes,
+            last=self._is_done,
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class PagesAnswer:
+    """Pages of one version of a region."""
+
+    def __init__(self, exported: Exported, read: ReadPages, leases: Leases) -> None:
+        pages = exported.info.pages
+        for extent in (*read.need, *read.refresh):
+            if extent.stop > pages:
+                raise OutOfRange(
+                    f"segment {exported.info.name!r} has {pages} pages; "
+                    f"[{extent.start}, {extent.stop}) was asked for"
+                )
+        self._page_bytes = exported.info.page_bytes
+        self._lease = leases.take(exported, read.version, hold=read.hold)
+        snapshot = self._lease.snapshot
+        self._changed = merge(snapshot.changed_since(read.since), CHANGED_EXTENTS_MAX)
+        wanted = ExtentSet(read.need)
+        changed = ExtentSet(self._changed)
+        for extent in read.refresh:
+            for part in changed.intersection(extent.start, extent.stop):
+                wanted.add(part.start, part.stop)
+        self._todo = list(wanted)
+        self._todo.reverse()
+        self._is_first = True
+
+    def next_frame(self, frame_bytes: int) -> Frame:
+        snapshot = self._lease.snapshot
+        header = pb.FrameHeader(version=snapshot.version)
+        if self._is_first:
+            header.changed.extend(runs_to_pb(self._changed))
+            self._is_first = False
+        if not self._todo:
+            header.last = True
+            return Frame(header)
+        extent = self._todo.pop()
+        count = min(extent.length, max(1, frame_bytes // (self._page_bytes + PAGE_ROW_BYTES)))
+        if count < extent.length:
+            self._todo.append(Extent(extent.start + count, extent.stop))
+        run = snapshot.copy_pages(extent.start, extent.start + count)
+        header.first, header.count = run.first, run.count
+        header.rows_bytes = len(run.versions) + len(run.crcs)
+        header.last = not self._todo
+        return Frame(header, (run.versions, run.crcs, run.data))
+
+    def close(self) -> None:
+        self._lease.release()
+
+
+class BytesAnswer:
+    """An exact range of a region's newest version; copied whole at once, so it is of one."""
+
+    def __init__(self, exported: Exported, read: ReadBytes) -> None:
+        if read.length > BYTES_MAX:
+            raise BudgetExceeded(
+                f"an exact read of {read.length} bytes; {BYTES_MAX} is the most, "
+                "read with another access method"
+            )
+        self._offset = read.offset
+        self._version = exported.region.version
+        self._data = exported.region.read(read.offset, read.length)
+        self._at = 0
+
+    def next_frame(self, frame_bytes: int) -> Frame:
+        piece = self._data[self._at : self._at + frame_bytes]
+        header = pb.FrameHeader(
+            first=self._offset + self._at, count=len(piece), version=self._version
+        )
+        self._at += len(piece)
+        header.last = self._at == len(self._data)
+        return Frame(header, (piece,))
+
+    def close(self) -> None:
+        pass
+
+
+Answer = BlocksAnswer | PagesAnswer | BytesAnswer
+
+
+def answer(exported: Exported, request: Request, leases: Leases) -> Answer:
+    """Begin to answer. Raises what makes it impossible."""
+    match request.read:
+        case ReadBlocks() as read:
+            return BlocksAnswer(exported, read)
+        case ReadPages() as read:
+            return PagesAnswer(exported, read, leases)
+        case ReadBytes() as read:
+            return BytesAnswer(exported, read)
+
+
+def complete(frame: Frame, request: Request, exported: Exported) -> pb.FrameHeader:
+    """The frame's header with what is the same for all: id, epoch, where the segment is now."""
+    header = frame.header
+    header.id = request.id
+    header.epoch = exported.info.epoch
+    header.position.CopyFrom(position_to_pb(exported.position))
+    return header
