@@ -66,6 +66,7 @@ class BaseLatency:
     def expect_clear(self, ahead_bytes: int, since: float) -> None:
         """The path is drained: a request behind at most `ahead_bytes` finds it so."""
         self._clear_bytes, self._clear_from = ahead_bytes, since
+        self.measured_at = since  # in a round trip; asking again meanwhile would not help
 
     @property
     def clear_s(self) -> float:
