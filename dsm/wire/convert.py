@@ -17,8 +17,8 @@ RUNS_MAX = 4096
 
 _KINDS = {Kind.RING: pb.RING, Kind.REGION: pb.REGION}
 _KINDS_BACK = {value: kind for kind, value in _KINDS.items()}
-_PARTS = {Part.WHOLE: pb.WHOLE, Part.HEADER: pb.HEADER, Part.PAYLOAD: pb.PAYLOAD}
-_PARTS_BACK = {value: part for part, value in _PARTS.items()}
+PARTS = {Part.WHOLE: pb.WHOLE, Part.HEADER: pb.HEADER, Part.PAYLOAD: pb.PAYLOAD}
+PARTS_BACK = {value: part for part, value in PARTS.items()}
 
 
 def runs_to_pb(extents: Iterable[Extent]) -> list[pb.Run]:
@@ -135,7 +135,7 @@ def request_to_pb(request: Request, *, accept_lz4: bool = False) -> pb.PullReque
                 pb.Blocks(
                     first=first,
                     stop=stop,
-                    part=_PARTS[part],
+                    part=PARTS[part],
                     header_bytes=header_bytes,
                     bytes_max=bytes_max,
                     park=park,
@@ -168,12 +168,12 @@ def _read_from_pb(message: pb.PullRequest) -> Read:
     match message.WhichOneof("what"):
         case "blocks":
             blocks = message.blocks
-            if blocks.part not in _PARTS_BACK or blocks.first >= blocks.stop:
+            if blocks.part not in PARTS_BACK or blocks.first >= blocks.stop:
                 raise ValueError(f"blocks [{blocks.first}, {blocks.stop}) part {blocks.part}")
             return ReadBlocks(
                 blocks.first,
                 blocks.stop,
-                _PARTS_BACK[blocks.part],
+                PARTS_BACK[blocks.part],
                 blocks.header_bytes,
                 blocks.bytes_max,
                 blocks.park,

@@ -20,7 +20,7 @@ from dsm.core.reads import Part, ReadBlocks, ReadBytes, ReadPages, Request
 from dsm.errors import BudgetExceeded, OutOfRange, Overrun
 from dsm.model import Extent, Gap
 from dsm.segment import BlockRun
-from dsm.wire.convert import position_to_pb, runs_to_pb
+from dsm.wire.convert import PARTS, position_to_pb, runs_to_pb
 from dsm.wire.frame import Buffer
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_server.exports import CHANGED_EXTENTS_MAX, Exported
@@ -132,6 +132,7 @@ class BlocksAnswer:
             count=count,
             rows_bytes=rows_bytes,
             header_bytes=self._header_bytes,
+            part=PARTS[self._read.part],
             last=self._is_done,
         )
 

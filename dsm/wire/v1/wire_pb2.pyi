@@ -937,6 +937,7 @@ class FrameHeader(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     HEADER_BYTES_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
@@ -956,7 +957,8 @@ class FrameHeader(_message.Message):
     version: _builtins.int
     """Pages: the version of everything in this answer, and (first frame) what changed since `since`."""
     header_bytes: _builtins.int
-    """Blocks: the header length that was applied."""
+    """Blocks: the part, and the header length that was applied."""
+    part: Global___Part.ValueType
     offset: _builtins.int
     """Blocks: a block that is larger than a frame comes in several, alone; the data of this one begins
     at this byte of the part that was asked for. Only the first has the row.
@@ -990,12 +992,13 @@ class FrameHeader(_message.Message):
         version: _builtins.int = ...,
         changed: _abc.Iterable[Global___Run] | None = ...,
         header_bytes: _builtins.int = ...,
+        part: Global___Part.ValueType = ...,
         offset: _builtins.int = ...,
         parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "crc", b"crc", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "parked", b"parked", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "crc", b"crc", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "parked", b"parked", "part", b"part", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,144 @@
+"""Where shadows live, and how much memory they may take.
+
+    <root>/<host:port>/<name>~<epoch>.dsm        one shadow; its write lock says that it is in use
+    <root>/<host:port>/<name>~<epoch>~2.dsm      another handle's, while the first is in use
+
+A shadow outlives its process: whoever opens the segment next goes on with what is there. Shadows of
+epochs that are over are removed when their segment is opened again. One budget covers all shadows
+of a cache; a replica that needs more room drops what it filled first.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from dsm.errors import BudgetExceeded, DsmError, WriterBusy
+from dsm.model import Kind, SegmentInfo
+from dsm.segment import (
+    RegionShadow,
+    RingShadow,
+    create_region_shadow,
+    create_ring_shadow,
+    open_shadow,
+)
+
+BUDGET_BYTES = 4 << 30
+
+SHADOWS_PER_SEGMENT_MAX = 64
+"""Handles that have the same segment open at a time, in all processes of one cache."""
+
+Shadow = TypeVar("Shadow", RingShadow, RegionShadow)
+
+
+def default_root() -> Path:
+    """A directory of this user's in shared memory, or the temporary directory without that."""
+    shared = Path("/dev/shm")
+    base = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    return base / f"dsm-shadows-{os.getuid()}"
+
+
+class ShadowCache:
+    """The shadows of one session."""
+
+    def __init__(self, root: Path, budget_bytes: int, address: str) -> None:
+        self.root = root
+        self.budget_bytes = budget_bytes
+        self._directory = root / quote(address, safe=":")
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._shadows: set[RingShadow | RegionShadow] = set()
+
+    def ring(self, info: SegmentInfo) -> RingShadow:
+        shadow = self._open(info, RingShadow, create_ring_shadow)
+        self._shadows.add(shadow)
+        return shadow
+
+    def region(self, info: SegmentInfo) -> RegionShadow:
+        shadow = self._open(info, RegionShadow, create_region_shadow)
+        self._shadows.add(shadow)
+        return shadow
+
+    def close(self, shadow: RingShadow | RegionShadow) -> None:
+        """Done with it; the file stays for the next one."""
+        self._shadows.discard(shadow)
+        shadow.close()
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(shadow.resident_bytes for shadow in self._shadows)
+
+    def overdraft(self, shadow: RingShadow | RegionShadow) -> int:
+        """Bytes by which the budget is exceeded; the caller drops as many of its own."""
+        return self.resident_bytes - self.budget_bytes
+
+    def check_room(self, info: SegmentInfo, length: int) -> None:
+        """Raise `BudgetExceeded` for a read that no amount of dropping makes room for."""
+        if length > self.budget_bytes:
+            raise BudgetExceeded(
+                f"segment {info.name!r}: {length} bytes at once do not fit into the shadow budget "
+                f"of {self.budget_bytes} bytes; read less at a time, or connect with a larger one"
+            )
+
+    def _open(
+        self,
+        info: SegmentInfo,
+        kind: type[Shadow],
+        create: Callable[[Path, SegmentInfo], Shadow],
+    ) -> Shadow:
+        self._remove_old(info)
+        stem = f"{quote(info.name, safe='')}~{info.epoch:016x}"
+        for number in range(1, SHADOWS_PER_SEGMENT_MAX + 1):
+            path = self._directory / (f"{stem}.dsm" if number == 1 else f"{stem}~{number}.dsm")
+            shadow = self._try(path, info, kind, create)
+            if shadow is not None:
+                return shadow
+        raise BudgetExceeded(
+            f"segment {info.name!r} is open {SHADOWS_PER_SEGMENT_MAX} times under {self.root}"
+        )
+
+    def _try(
+        self,
+        path: Path,
+        info: SegmentInfo,
+        kind: type[Shadow],
+        create: Callable[[Path, SegmentInfo], Shadow],
+    ) -> Shadow | None:
+        """The shadow at `path`, made if need be; `None` while somebody else uses it."""
+        if path.exists():
+            try:
+                shadow = open_shadow(path)
+            except WriterBusy:
+                return None
+            except DsmError:  # of an earlier format, or damaged: it is only a copy
+                path.unlink(missing_ok=True)
+            else:
+                if isinstance(shadow, kind) and _same(shadow.info, info):
+                    return shadow
+                shadow.close()
+                path.unlink(missing_ok=True)
+        try:
+            return create(path, info)
+        except WriterBusy:
+            return None
+
+    def _remove_old(self, info: SegmentInfo) -> None:
+        stem = f"{quote(info.name, safe='')}~"
+        for path in self._directory.glob(f"{stem}*.dsm"):
+            if not path.name.removeprefix(stem).startswith(f"{info.epoch:016x}"):
+                path.unlink(missing_ok=True)
+
+
+def _same(one: SegmentInfo, other: SegmentInfo) -> bool:
+    geometry = (one.epoch, one.kind, one.capacity_bytes, one.slots, one.size_bytes, one.page_bytes)
+    return one.kind in Kind and geometry == (
+        other.epoch,
+        other.kind,
+        other.capacity_bytes,
+        other.slots,
+        other.size_bytes,
+        other.page_bytes,
+    )

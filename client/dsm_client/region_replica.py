@@ -1,0 +1,231 @@
+"""A remote region: its shadow, and how it moves from version to version.
+
+Events say which pages a new version changed, so that the shadow moves to it without a question: the
+changed pages are forgotten, and fetched when they are read. While a read is under way the shadow
+stays at its version (the node holds it for us), and moves when the read is done.
+
+    shadow at version 7 ── event {since 7, version 9, changed [4, 6)} ──▶ at 9, without 4 and 5
+    read of 0..8 ──▶ need [4, 6) of version 9 ──▶ frames of version 9
+                                             └─▶ VERSION_GONE ──▶ refresh: whatever is newest now,
+                                                                  with what changed since 9
+"""
+
+from __future__ import annotations
+
+from dsm.core.extents import ExtentSet
+from dsm.core.reads import Read, ReadBytes, ReadPages
+from dsm.errors import DsmError, OutOfRange, VersionGone
+from dsm.model import Access, Event, Extent, Position, SegmentInfo
+from dsm.segment import PageRun, RegionShadow
+from dsm.wire.convert import runs_from_pb
+from dsm.wire.v1 import wire_pb2 as pb
+from dsm_client.cache import ShadowCache
+from dsm_client.replica import Replica
+from dsm_client.transport import Transport
+
+PAGE_ROW_BYTES = 12
+
+REFRESH_BYTES = 1 << 20
+"""A refresh brings the first pages that are read with it: one round trip for small reads."""
+
+CHASES_MAX = 64
+"""Versions that may go by under one read before it is given up."""
+
+
+class RegionReplica(Replica):
+    """One handle's view of a remote region. Implements the fetcher's `Source` and `Presence`."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        cache: ShadowCache,
+        info: SegmentInfo,
+        position: Position,
+        access: Access,
+    ) -> None:
+        super().__init__(transport, info, access)
+        self.cache = cache
+        self.shadow: RegionShadow = cache.region(info)
+        self.newest = position.version
+        self._pending = ExtentSet()
+        self._chain_whole = True
+        """`_pending` holds everything that changed between the shadow's version and `newest`."""
+        self._filled: list[Extent] = []
+        if not self.shadow.resident_bytes:
+            self.shadow.advance(position.version, ())
+        else:
+            self._chain_whole = self.shadow.version == self.newest
+        self._start(self, self)
+
+    @property
+    def position(self) -> Position:
+        return Position(version=self.newest)
+
+    @property
+    def is_behind(self) -> bool:
+        """A newer version is known than the shadow is at."""
+        return self.shadow.version < self.newest
+
+    # ── Presence ──
+
+    def missing(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
+        return list(self.shadow.missing(start, stop))
+
+    # ── Source ──
+
+    @property
+    def limit(self) -> Extent:
+        return Extent(0, self.info.pages)
+
+    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
+        version = self.shadow.version
+        return ReadPages(version, version, need=(extent,), hold=True)
+
+    def unit_bytes(self, header_bytes: int | None) -> float:
+        return self.info.page_bytes + PAGE_ROW_BYTES
+
+    # ── reads, in the loop ──
+
+    def pages_of(self, offset: int, length: int) -> Extent:
+        page = self.info.page_bytes
+        return Extent(offset // page, -(-(offset + length) // page))
+
+    async def fetch(self, offset: int, length: int) -> None:
+        """Have these bytes present, all of one version, the newest that was announced."""
+        self.check()
+        self.cache.check_room(self.info, length)
+        pages = self.pages_of(offset, length)
+        self.fetcher.accessed(*pages, self.transport.loop.time())
+        for _ in range(CHASES_MAX):
+            self.catch_up()
+            try:
+                if self.is_behind or not self._chain_whole:
+                    await self._refresh(pages)
+                if not self.missing(*pages, None):
+                    self.read_ahead()
+                    self.settle()
+                    return
+                self.transport.loop.call_soon(self._read_ahead_soon)  # the demand goes first
+                await self.need(*pages, None)
+                return
+            except VersionGone:
+                self._chain_whole = False
+        raise DsmError(
+            f"segment {self.info.name!r}: {CHASES_MAX} versions went by while it was read; "
+            "read less at a time"
+        )
+
+    def _read_ahead_soon(self) -> None:
+        if self.error is None:
+            self.read_ahead()
+            self.settle()
+
+    async def fetch_exact(self, offset: int, length: int) -> bytes:
+        """These bytes in one round trip, kept by nobody: `zero_copy` across the network."""
+        self.check()
+        self.counts.waits += 1
+        self.transport.counts.round_trips += 1
+        frames = await self.transport.read(
+            self.info.name, self.info.epoch, ReadBytes(offset, length), bytes_expected=length
+        )
+        data = b"".join(bytes(payload) for _, payload in frames)
+        if len(data) != length:
+            raise OutOfRange(
+                f"segment {self.info.name!r}: {length} bytes at {offset} were asked for, "
+                f"{len(data)} came"
+            )
+        return data
+
+    def read_ahead(self) -> None:
+        self.choose()
+        if self.method is Access.PREFETCH:
+            self.fetcher.plan_ahead(self.transport.loop.time(), None)
+
+    # ── versions ──
+
+    def catch_up(self) -> None:
+        """Move the shadow to the newest version, if it is known how, and no read is under way."""
+        if self.is_behind and self._chain_whole and not self.fetcher.is_waiting:
+            self.fetcher.forget_requests(self.transport.loop.time())
+            self._advance(self.newest, tuple(self._pending))
+
+    async def _refresh(self, pages: Extent) -> None:
+        """Ask what changed, and for what is read of it, of whatever version is newest now."""
+        share = max(1, REFRESH_BYTES // self.info.page_bytes)
+        pages = Extent(pages.start, min(pages.stop, pages.start + share))
+        need = tuple(self.missing(*pages, None))
+        have = ExtentSet([pages])
+        for extent in need:
+            have.discard(*extent)
+        since = self.shadow.version
+        frames = await self.transport.read(
+            self.info.name,
+            self.info.epoch,
+            ReadPages(0, since, need, tuple(have), hold=True),
+            bytes_expected=pages.length * self.info.page_bytes,
+        )
+        if self.shadow.version != since:
+            return  # another read was faster; look again
+        first = frames[0][0]
+        self.fetcher.forget_requests(self.transport.loop.time())
+        if first.version > since:
+            self._advance(first.version, runs_from_pb(first.changed))
+        self.newest = max(self.newest, first.version)
+        self._chain_whole = self.newest == first.version
+        for header, payload in frames:
+            self._store(header, payload)
+        self.fetcher.reconsider()
+        self.settle()
+
+    def _advance(self, version: int, changed: tuple[Extent, ...]) -> None:
+        self.shadow.advance(version, changed)
+        if version >= self.newest:
+            self._pending.clear()
+            self._chain_whole = True
+
+    # ── the wire ──
+
+    def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
+        if not header.count:
+            return
+        if header.version != self.shadow.version:
+            self.transport.counts.wasted_bytes += len(payload)
+            raise VersionGone(self.info.name, f"it is at version {header.version} now")
+        bad = self._store(header, payload)
+        self.counts.checksum_failures += len(bad)
+        self.fetcher.arrived(id, header.first, header.first + header.count)
+
+    def _store(self, header: pb.FrameHeader, payload: memoryview) -> list[int]:
+        if not header.count:
+            return []
+        count = header.count
+        if header.rows_bytes != count * PAGE_ROW_BYTES or header.first + count > self.info.pages:
+            raise ValueError(f"pages {header.first} and {count} on, {header.rows_bytes} of rows")
+        run = PageRun(
+            header.version,
+            header.first,
+            count,
+            bytes(payload[: 8 * count]),
+            bytes(payload[8 * count : 12 * count]),
+            payload[12 * count :],
+        )
+        bad = list(self.shadow.fill_pages(run))
+        self._filled.append(Extent(run.first, run.stop))
+        self._make_room()
+        return bad
+
+    def _make_room(self) -> None:
+        """Keep the shadows within their budget: what was filled first goes first."""
+        while len(self._filled) > 1 and self.cache.overdraft(self.shadow) > 0:
+            self.shadow.drop(self._filled.pop(0))
+
+    def event_received(self, event: Event) -> None:
+        if event.gone:
+            self.gone("it was deleted or recreated")
+            return
+        if event.position.version <= self.newest:
+            return
+        self._chain_whole = self._chain_whole and event.since <= self.newest
+        for extent in event.changed if self._chain_whole else ():
+            self._pending.add(*self.pages_of(extent.start, extent.length))
+        self.newest = event.position.version

@@ -1,0 +1,239 @@
+"""A remote segment, as one handle sees it: shadow, fetcher, policy, and who waits.
+
+This is what rings and regions have in common; it lives in the event loop. Handles ask `need(...)`
+from any thread through the loop, and read what is present straight from the shadow.
+
+    handle ─ present? ─▶ shadow            (no thread hop, no copy)
+       └─ no ─▶ need ─▶ Fetcher ─▶ Puller ─▶ lanes ══▶ node
+                  ▲                                      │
+                  └─ woken ◀─ Fetcher.arrived ◀─ fill ◀──┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from dataclasses import dataclass
+
+from dsm.core.fetcher import Fetcher, Presence, Source
+from dsm.core.planner import Hint, PrefetchPlanner
+from dsm.core.policy import AccessPolicy, Choice
+from dsm.errors import ChecksumMismatch, Closed, DsmError, EpochGone, MalformedMessage
+from dsm.model import Access, Event, Position, SegmentInfo
+from dsm.wire.status import error_from_frame
+from dsm.wire.v1 import wire_pb2 as pb
+from dsm_client.transport import Transport
+
+ACCESSES_NOTED = 32
+"""Reads that were answered by the shadow are told to the planner so many at a time."""
+
+
+@dataclass(slots=True)
+class ReplicaCounts:
+    """What one handle did, for `explain` and dashboards."""
+
+    reads: int = 0
+    hits: int = 0
+    """Reads that were answered by the shadow at once."""
+    waits: int = 0
+    """Reads that waited for the network."""
+    bytes_received: int = 0
+    checksum_failures: int = 0
+
+
+class Replica:
+    """Common part; `RingReplica` and `RegionReplica` fill their kind of shadow."""
+
+    def __init__(self, transport: Transport, info: SegmentInfo, access: Access) -> None:
+        self.transport = transport
+        self.info = info
+        self.access = access
+        self.counts = ReplicaCounts()
+        self.planner = PrefetchPlanner()
+        self.policy = AccessPolicy(header_bytes=info.header_bytes)
+        self.choice = Choice(access)
+        self.error: DsmError | None = None
+        """Why nothing more can be fetched: the segment is gone, or the handle closed."""
+        self.fetcher: Fetcher
+        self._tokens = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._noted: deque[tuple[int, int]] = deque(maxlen=4 * ACCESSES_NOTED)
+
+    def _start(self, presence: Presence, source: Source) -> None:
+        self.fetcher = Fetcher(
+            self.transport.puller,
+            self.planner,
+            presence,
+            source,
+            self.info.name,
+            self.info.epoch,
+            owner=self,
+        )
+        self.transport.owners.add(self)
+        self._unsubscribe = self.transport.subscribe(
+            self.info.name, self.info.epoch, self.position, self.event_received
+        )
+
+    @property
+    def position(self) -> Position:
+        """Where the segment is, as far as is known here."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the network; who waits is told."""
+        if self.error is None:
+            self.error = Closed(f"segment {self.info.name!r}: the handle was closed")
+        self._unsubscribe()
+        self.fetcher.forget_requests(self.transport.loop.time())
+        self.failed(self.error)
+        self.transport.owners.discard(self)
+        self.transport.pump_soon()
+
+    # ── demand ──
+
+    async def need(
+        self, start: int, stop: int, header_bytes: int | None, *, park: bool = False
+    ) -> None:
+        """Return when `[start, stop)` is present; raises why it cannot be."""
+        self.check()
+        token = next(self._tokens)
+        future: asyncio.Future[None] = self.transport.loop.create_future()
+        self._waiting[token] = future
+        self.counts.waits += 1
+        self.transport.counts.round_trips += 1
+        try:
+            self.fetcher.awaited(token, start, stop, header_bytes, park=park)
+            self.settle()
+            await future
+        finally:
+            self._waiting.pop(token, None)
+            self.fetcher.given_up(token)
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    # ── accesses ──
+
+    def note(self, start: int, stop: int) -> bool:
+        """A read was answered by the shadow; true when `tell` is due. Any thread."""
+        self._noted.append((start, stop))
+        return len(self._noted) >= ACCESSES_NOTED
+
+    def told(self) -> None:
+        """Give the noted accesses to the planner, and read ahead."""
+        now = self.transport.loop.time()
+        while self._noted:
+            self.fetcher.accessed(*self._noted.popleft(), now)
+        self.read_ahead()
+        self.settle()
+
+    def read_ahead(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def method(self) -> Access:
+        """The access method in force: what was asked for, or what `auto` chose last."""
+        return self.choice.method if self.access is Access.AUTO else self.access
+
+    def choose(self) -> Choice:
+        """Have `auto` look again."""
+        if self.access is Access.AUTO:
+            now = self.transport.loop.time()
+            path = self.transport.path.estimate(now)
+            self.choice = self.policy.choose(path, now, pattern=self.planner.pattern(now))
+        return self.choice
+
+    def hint(self, hint: Hint) -> None:
+        self.planner.hint(hint)
+
+    def explain(self) -> str:
+        """Why it reads as it does, in words."""
+        now = self.transport.loop.time()
+        path = self.transport.path.estimate(now)
+        pattern = self.planner.pattern(now)
+        counts = self.counts
+        lines = [
+            f"{self.info.name}: {self.method.value}"
+            + (" (chosen by auto)" if self.access is Access.AUTO else " (asked for)"),
+            f"path: {path.rate_bps / 1e6:.1f} Mbit/s, {path.rtt_s * 1e3:.1f} ms round trip, "
+            f"bandwidth-delay product {path.bdp_bytes / 1e6:.2f} MB, "
+            f"window {path.window_bytes / 1e6:.2f} MB ({path.phase})",
+            f"reads: {counts.reads}, {counts.hits} from the shadow, {counts.waits} waited; "
+            f"pattern {pattern.kind}",
+        ]
+        if self.access is Access.AUTO:
+            lines.append(self.policy.explain(path, now))
+        return "\n".join(lines)
+
+    # ── Owner: what the transport tells ──
+
+    def frame(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
+        self.counts.bytes_received += len(payload)
+        if header.epoch not in (0, self.info.epoch):
+            self.gone("it was recreated")
+            return
+        try:
+            self.fill(id, header, payload)
+        except (ValueError, IndexError) as error:
+            self.failed(MalformedMessage(self.transport.address, f"a frame that lies: {error}"))
+            return
+        except DsmError as error:
+            self.failed(error)
+            return
+        if header.last:
+            self._ended(id, header)
+        self.settle()
+
+    def _ended(self, id: int, header: pb.FrameHeader) -> None:
+        error: DsmError | None = None
+        if header.HasField("status"):
+            error = error_from_frame(header.status, self.info.name, self.transport.address)
+            if isinstance(error, EpochGone):
+                self.gone("it was recreated")
+        self.fetcher.ended(id, error)
+
+    def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
+        raise NotImplementedError
+
+    def interrupted(self, id: int) -> None:
+        self.fetcher.interrupted(id)
+        self.settle()
+
+    def failed(self, error: DsmError) -> None:
+        self.fetcher.failed(error)
+        self.settle()
+
+    def event_received(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def gone(self, how: str) -> None:
+        """The segment's life is over."""
+        self.error = EpochGone(
+            self.info.name, f"{how} (epoch {self.info.epoch:016x} is over); open it again"
+        )
+        self.fetcher.forget_requests(self.transport.loop.time())
+        self.failed(self.error)
+
+    def settle(self) -> None:
+        """Wake who may go on, and send what is to be sent."""
+        for token, error in self.fetcher.woken:
+            future = self._waiting.get(token)
+            if future is None or future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(self._explained(error))
+        self.fetcher.woken.clear()
+        self.transport.pump_soon()
+
+    def _explained(self, error: DsmError) -> DsmError:
+        if type(error) is DsmError and self.counts.checksum_failures:
+            return ChecksumMismatch(
+                self.info.name,
+                "what arrives is not what the producer wrote, also after fetching it again; "
+                "the node's copy or its memory is damaged",
+            )
+        return error

@@ -1,0 +1,291 @@
+"""A remote ring: its shadow, and how blocks come into it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from dsm.core.reads import Part, Read, ReadBlocks
+from dsm.errors import BudgetExceeded, ChecksumMismatch, OutOfRange, Overrun
+from dsm.model import Access, Event, Extent, Gap, Position, SegmentInfo
+from dsm.segment import Block, BlockRun, RingShadow
+from dsm.segment.block import matches
+from dsm.segment.layout import ROW, ROW_BYTES
+from dsm.wire.v1 import wire_pb2 as pb
+from dsm_client.assembly import Arrived, Assembler
+from dsm_client.cache import ShadowCache
+from dsm_client.replica import Replica
+from dsm_client.transport import Transport
+
+BLOCK_BYTES_UNKNOWN = 1024.0
+"""Expected size of a block in a ring that was empty when it was opened."""
+
+LEARN = 1 / 16
+"""Weight of one run in the mean block size: producers change what they write."""
+
+PRIVATE_BYTES_MAX = 64 << 20
+"""Blocks that went round what readers hold, for each handle."""
+
+RING_SHARE = 4
+"""Blocks beyond the head are asked for up to this part of the ring: what comes must not lap what
+the reader has not read."""
+
+
+class RingReplica(Replica):
+    """One handle's view of a remote ring. Implements the fetcher's `Source` and `Presence`."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        cache: ShadowCache,
+        info: SegmentInfo,
+        position: Position,
+        held_bytes: int,
+        access: Access,
+        header_bytes: int | None,
+    ) -> None:
+        super().__init__(transport, info, access)
+        self.cache = cache
+        self.shadow: RingShadow = cache.ring(info)
+        self.shadow.advance(position.head, position.tail)
+        self.header_bytes = max(header_bytes or 0, info.header_bytes)
+        self.following = False
+        self.private: dict[int, Block] = {}
+        """Blocks that the shadow could not take, since a reader holds what lies there."""
+        self.touches: deque[tuple[bool, int, bool]] = deque(maxlen=256)
+        """Under `auto`, of each block read: was its payload touched, its length, was it the next."""
+        blocks = position.head - position.tail
+        self._block_bytes = held_bytes / blocks if blocks else BLOCK_BYTES_UNKNOWN
+        self._assembler = Assembler(info.capacity_bytes)
+        self._evicted_to = 0
+        self._start(self, self)
+
+    @property
+    def position(self) -> Position:
+        return self.shadow.position
+
+    @property
+    def depth(self) -> int | None:
+        """How much of each block is fetched at once: its first bytes, or `None` for all."""
+        return self.header_bytes if self.method is Access.HYBRID else None
+
+    # ── Presence ──
+
+    def missing(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
+        head = self.shadow.head
+        missing = list(self.shadow.missing(start, min(stop, head), header_bytes))
+        if stop > head:
+            beyond = Extent(max(start, head), stop)
+            if missing and missing[-1].stop == beyond.start:
+                beyond = Extent(missing.pop().start, stop)
+            missing.append(beyond)
+        if not self.private:
+            return missing
+        return [e for m in missing for e in _around(*m, _within(m, self.private))]
+
+    # ── Source ──
+
+    @property
+    def limit(self) -> Extent:
+        return Extent(self.shadow.tail, self.shadow.head)
+
+    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
+        part = Part.HEADER
+        if header_bytes is None:
+            has_headers = not self.missing(*extent, self.header_bytes or 1)
+            part = Part.PAYLOAD if has_headers and self.header_bytes else Part.WHOLE
+        return ReadBlocks(extent.start, extent.stop, part, self.header_bytes, park=park)
+
+    def unit_bytes(self, header_bytes: int | None) -> float:
+        size = self._block_bytes if header_bytes is None else min(header_bytes, self._block_bytes)
+        return size + ROW_BYTES
+
+    # ── reads, in the loop ──
+
+    async def fetch(self, seq: int, header_bytes: int | None) -> None:
+        """Have block `seq` present as deep as that."""
+        self._check_range(seq)
+        now = self.transport.loop.time()
+        self.fetcher.accessed(seq, seq + 1, now)
+        if not self.missing(seq, seq + 1, header_bytes):
+            self.read_ahead()
+            self.settle()
+            return
+        self.transport.loop.call_soon(self._read_ahead_soon)  # the demand goes first
+        await self.need(seq, seq + 1, header_bytes)
+
+    def _read_ahead_soon(self) -> None:
+        if self.error is None:
+            self.read_ahead()
+            self.settle()
+
+    async def fetch_beyond(self, seq: int, header_bytes: int | None) -> None:
+        """Have block `seq` present, which may not have been appended yet."""
+        self.following = True
+        self.planner.hint("sequential")
+        now = self.transport.loop.time()
+        self.fetcher.accessed(seq, seq + 1, now)
+        self.transport.loop.call_soon(self._read_ahead_soon)
+        await self.need(seq, seq + 1, header_bytes, park=True)
+
+    async def fetch_exact(self, seq: int) -> Block:
+        """One block in one round trip, kept by nobody: `zero_copy` across the network."""
+        self._check_range(seq)
+        self.counts.waits += 1
+        self.transport.counts.round_trips += 1
+        frames = await self.transport.read(
+            self.info.name,
+            self.info.epoch,
+            ReadBlocks(seq, seq + 1, Part.WHOLE),
+            bytes_expected=int(self.unit_bytes(None)),
+        )
+        assembler = Assembler(self.info.capacity_bytes)
+        for header, payload in frames:
+            if header.count and (arrived := assembler.add(header, payload)) is not None:
+                blocks = private_blocks(arrived, self.info.header_bytes, self.header_bytes)
+                if blocks and blocks[0].seq == seq:
+                    return blocks[0]
+                self.counts.checksum_failures += 1
+        raise ChecksumMismatch(self.info.name, f"block {seq} did not arrive as it was appended")
+
+    def want(self, start: int, stop: int) -> None:
+        """A reader is going to read all of this."""
+        limit = self.limit
+        self.fetcher.wanted(max(start, limit.start), min(stop, limit.stop), self.depth)
+        self.settle()
+
+    def read_ahead(self) -> None:
+        """Under `prefetch` whole blocks; under `hybrid` headers; else nothing."""
+        now = self.transport.loop.time()
+        while self.touches:
+            touched, length, sequential = self.touches.popleft()
+            self.policy.accessed(
+                header_only=not touched,
+                bytes_touched=length if touched else self.header_bytes,
+                block_bytes=length,
+                sequential=sequential,
+                now=now,
+            )
+        self.choose()
+        if self.method not in (Access.PREFETCH, Access.HYBRID):
+            return
+        park = 0
+        if self.following:
+            by_bytes = self.info.capacity_bytes // RING_SHARE / max(1.0, self._block_bytes)
+            park = max(1, min(self.info.slots // RING_SHARE, int(by_bytes)))
+        self.fetcher.plan_ahead(self.transport.loop.time(), self.depth, park_units=park)
+
+    def _check_range(self, seq: int) -> None:
+        self.check()
+        tail, head = self.shadow.tail, self.shadow.head
+        if seq < tail:
+            raise Overrun(self.info.name, Gap(seq, tail - 1))
+        if seq >= head:
+            raise OutOfRange(
+                f"segment {self.info.name!r}: block {seq} is not there yet; it holds "
+                f"[{tail}, {head}); follow() waits for more"
+            )
+
+    # ── the wire ──
+
+    def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
+        self.moved(header.position.head, header.position.tail)
+        arrived = self._assembler.add(header, payload) if header.count else None
+        if header.last:
+            self._assembler.forget(id)
+        if arrived is None:
+            return
+        run = arrived.run
+        bad = self._store(arrived)
+        self.counts.checksum_failures += len(bad)
+        mean = sum(arrived.lengths) / run.count
+        self._block_bytes += (mean - self._block_bytes) * LEARN
+        for extent in _around(run.first, run.stop, bad):
+            self.fetcher.arrived(id, *extent)
+        self._make_room(run)
+
+    def _store(self, arrived: Arrived) -> list[int]:
+        """Into the shadow; returns the blocks whose checksums are wrong."""
+        run = arrived.run
+        if self.shadow.tail > run.first:
+            return []  # lapped while it travelled: whoever waits learns of it by the tail
+        if arrived.part is not Part.PAYLOAD and not self.shadow.can_fill(run):
+            return self._keep_private(arrived)
+        match arrived.part:
+            case Part.WHOLE:
+                return self.shadow.fill_blocks(run)
+            case Part.HEADER:
+                return self.shadow.fill_heads(run, arrived.header_bytes)
+            case Part.PAYLOAD:
+                return self.shadow.fill_bodies(run, arrived.header_bytes)
+
+    def _keep_private(self, arrived: Arrived) -> list[int]:
+        """A reader holds what lies there: hand these blocks out from memory of their own."""
+        if arrived.part is not Part.WHOLE:
+            raise BudgetExceeded(
+                f"segment {self.info.name!r}: a reader still holds blocks that the ring has "
+                "lapped; let go of blocks, or copy them"
+            )
+        held = sum(len(block) for block in self.private.values())
+        if held + len(arrived.run.data) > PRIVATE_BYTES_MAX:
+            raise BudgetExceeded(
+                f"segment {self.info.name!r}: readers hold blocks that the ring has lapped, and "
+                f"{held} bytes went round them already; let go of blocks, or copy them"
+            )
+        blocks = private_blocks(arrived, self.info.header_bytes, self.header_bytes)
+        self.private.update({block.seq: block for block in blocks})
+        return [
+            seq for seq in range(arrived.run.first, arrived.run.stop) if seq not in self.private
+        ]
+
+    def _make_room(self, run: BlockRun) -> None:
+        """Keep the shadows within their budget: what is oldest goes first."""
+        over = self.cache.overdraft(self.shadow)
+        if over > 0:
+            blocks = int(over / max(1.0, self._block_bytes)) + 1
+            start = self._evicted_to = max(self._evicted_to, self.shadow.tail)
+            self._evicted_to = min(start + blocks, run.first)
+            self.shadow.evict(self._evicted_to)
+
+    def moved(self, head: int, tail: int) -> None:
+        """The origin is there now."""
+        if head > self.shadow.head or tail > self.shadow.tail:
+            self.shadow.advance(head, tail)
+            for seq in [seq for seq in self.private if seq < tail]:
+                del self.private[seq]
+
+    def event_received(self, event: Event) -> None:
+        if event.gone:
+            self.gone("it was deleted or recreated")
+            return
+        self.moved(event.position.head, event.position.tail)
+        self.settle()
+
+
+def private_blocks(arrived: Arrived, crc_header_bytes: int, header_bytes: int) -> list[Block]:
+    """The good ones of a run of whole blocks, as blocks over their own memory."""
+    blocks = []
+    origin: int | None = None
+    for fields in ROW.iter_unpack(arrived.run.rows):
+        seq, pos, timestamp_ns, length = fields[:4]
+        origin = pos if origin is None else origin
+        data = memoryview(arrived.run.data)[pos - origin : pos - origin + length].toreadonly()
+        if matches(fields, data, crc_header_bytes):
+            blocks.append(Block(seq, timestamp_ns, data, header_bytes, None, fields))
+    return blocks
+
+
+def _within(extent: Extent, seqs: Iterable[int]) -> list[int]:
+    return [seq for seq in seqs if extent.start <= seq < extent.stop]
+
+
+def _around(start: int, stop: int, holes: Iterable[int]) -> list[Extent]:
+    """`[start, stop)` without `holes`."""
+    extents = []
+    for hole in sorted(holes):
+        if start < hole:
+            extents.append(Extent(start, hole))
+        start = hole + 1
+    if start < stop:
+        extents.append(Extent(start, stop))
+    return extents

@@ -1,0 +1,242 @@
+"""`connect` and `Session`: one client's dealings with one node.
+
+A session is made for a URL and may be used from any thread. Its connections live in the process's
+background loop. It survives a fork: the child's copy connects anew when it is first used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dsm.errors import Closed, SegmentNotFound, UsageError, WrongKind
+from dsm.locality import is_local
+from dsm.model import Access, Kind, PathEstimate, Position, SegmentInfo, validate_name
+from dsm.segment import RingReader, open_segment
+from dsm.wire.address import is_loopback, parse_url, split_host_port
+from dsm.wire.convert import position_from_pb, segment_from_pb, segment_to_pb
+from dsm.wire.v1 import wire_pb2 as pb
+from dsm_client.cache import BUDGET_BYTES, ShadowCache, default_root
+from dsm_client.loop import background
+from dsm_client.region_replica import RegionReplica
+from dsm_client.ring_replica import RingReplica
+from dsm_client.sources import (
+    MappedRegion,
+    MappedRing,
+    RegionSource,
+    RemoteRegion,
+    RemoteRing,
+    RingSource,
+)
+from dsm_client.transport import Transport
+
+LANES = 2
+"""One for demand reads, control and events, one for bulk."""
+
+RETRY_S = 30.0
+"""How long a reader waits for a node that is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a session was asked for; with the address, all that a handle needs to be opened again."""
+
+    map_local: bool = True
+    insecure: bool = False
+    lanes: int = LANES
+    retry_s: float = RETRY_S
+    cache: str = ""
+    budget_bytes: int = BUDGET_BYTES
+    compress: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A segment as the node described it: what it is, where it is, bytes in a ring's blocks."""
+
+    info: SegmentInfo
+    position: Position
+    held_bytes: int = 0
+
+
+class SessionCore:
+    """What sync and async sessions share. Coroutines run in the background loop."""
+
+    def __init__(self, url: str, options: Options) -> None:
+        self.url = url
+        self.address, segment = parse_url(url)
+        if segment:
+            raise UsageError(f"url {url!r} names a segment; give it to open(), as {segment!r}")
+        host, _ = split_host_port(self.address)
+        if not options.insecure and not is_loopback(host):
+            raise UsageError(
+                f"connecting to {self.address} would be in plaintext beyond this host; "
+                "say insecure=True (--insecure) if the network is trusted"
+            )
+        if options.lanes < 1:
+            raise UsageError(f"lanes={options.lanes}: at least one is needed")
+        self.options = options
+        self.cache = ShadowCache(
+            Path(options.cache) if options.cache else default_root(),
+            options.budget_bytes,
+            self.address,
+        )
+        self.transport: Transport | None = None
+        self.is_local = False
+        self.generation = 0
+        """Grows when a fork makes a new process of this one: handles open themselves again."""
+        self._closed = False
+        self._replicas: set[RingReplica | RegionReplica] = set()
+
+    # ── life, in the loop ──
+
+    async def open(self) -> None:
+        options = self.options
+        transport = Transport(
+            self.address, lanes=options.lanes, retry_s=options.retry_s, lz4=options.compress
+        )
+        await transport.open()
+        self.transport = transport
+        proof = transport.proof
+        self.is_local = options.map_local and proof is not None and is_local(proof)
+        background().sessions.add(self)
+
+    async def close(self) -> None:
+        self._closed = True
+        background().sessions.discard(self)
+        for replica in list(self._replicas):
+            replica.close()
+            self.cache.close(replica.shadow)
+        self._replicas.clear()
+        if self.transport is not None:
+            await self.transport.close()
+
+    async def ready(self) -> Transport:
+        """The transport; a child of a fork connects here."""
+        if self._closed:
+            raise Closed(f"the session with {self.address} is closed; connect again")
+        if self.transport is None:
+            await self.open()
+        assert self.transport is not None
+        return self.transport
+
+    # ── fork ──
+
+    async def rest(self) -> None:
+        if self.transport is not None:
+            await self.transport.close()
+
+    def resume(self) -> None:
+        if self.transport is not None:
+            self.transport.loop.create_task(self.transport.resume())
+
+    def abandon(self) -> None:
+        self.transport = None
+        self.generation += 1
+        self._replicas = set()
+        self.cache = ShadowCache(self.cache.root, self.cache.budget_bytes, self.address)
+
+    # ── segments, in the loop ──
+
+    async def list(self, prefix: str = "") -> list[Described]:
+        transport = await self.ready()
+        found: list[Described] = []
+        after, more = "", True
+        while more:
+            reply: pb.ListReply = await transport.call(
+                "List", pb.ListRequest(prefix=prefix, after=after)
+            )
+            found += [_described(segment) for segment in reply.segments]
+            more = reply.more and bool(reply.segments)
+            after = reply.segments[-1].name if reply.segments else ""
+        return found
+
+    async def describe(self, name: str) -> Described:
+        transport = await self.ready()
+        request = pb.DescribeRequest(segment=validate_name(name))
+        return _described(await transport.call("Describe", request, segment=name))
+
+    async def create(self, info: SegmentInfo) -> Described:
+        transport = await self.ready()
+        request = pb.CreateRequest(segment=segment_to_pb(info, Position()))
+        return _described(await transport.call_once("Create", request, segment=info.name))
+
+    async def delete(self, name: str) -> None:
+        transport = await self.ready()
+        request = pb.DeleteRequest(segment=validate_name(name))
+        await transport.call_once("Delete", request, segment=name)
+
+    async def source(
+        self, name: str, access: Access, header_bytes: int | None
+    ) -> RingSource | RegionSource:
+        """Open a segment: mapped if it is here, else a replica."""
+        described = await self.describe(name)
+        if self.is_local:
+            mapped = self._mapped(described, header_bytes)
+            if mapped is not None:
+                return mapped
+        return self._remote(described, access, header_bytes)
+
+    def _mapped(
+        self, described: Described, header_bytes: int | None
+    ) -> MappedRing | MappedRegion | None:
+        """The mapped segment; `None` where this process may not read the file."""
+        assert self.transport is not None
+        assert self.transport.proof is not None
+        try:
+            reader = open_segment(self.transport.proof.root, described.info.name)
+        except (PermissionError, SegmentNotFound):
+            return None
+        if reader.info.epoch != described.info.epoch:
+            reader.close()
+            return None
+        if isinstance(reader, RingReader):
+            return MappedRing(reader, header_bytes)
+        return MappedRegion(reader)
+
+    def _remote(
+        self, described: Described, access: Access, header_bytes: int | None
+    ) -> RemoteRing | RemoteRegion:
+        assert self.transport is not None
+        info, position = described.info, described.position
+        if info.kind is Kind.RING:
+            ring = RingReplica(
+                self.transport,
+                self.cache,
+                info,
+                position,
+                described.held_bytes,
+                access,
+                header_bytes,
+            )
+            self._replicas.add(ring)
+            return RemoteRing(ring)
+        if access is Access.HYBRID:
+            access = Access.COPY_ONCE  # a region has no headers: its pages are the payload
+        region = RegionReplica(self.transport, self.cache, info, position, access)
+        self._replicas.add(region)
+        return RemoteRegion(region)
+
+    # ── figures ──
+
+    def path(self) -> PathEstimate:
+        """What is known of the path."""
+        if self.transport is None:
+            return PathEstimate()
+        return self.transport.path.estimate(self.transport.loop.time())
+
+    def counts(self) -> dict[str, int]:
+        """What crossed the wire in this session so far; see `TransportCounts`."""
+        return {} if self.transport is None else asdict(self.transport.counts)
+
+
+def _described(message: pb.Segment) -> Described:
+    return Described(
+        segment_from_pb(message), position_from_pb(message.position), message.held_bytes
+    )
+
+
+def check_kind(source: Any, kind: Kind) -> None:
+    if source.info.kind is not kind:
+        raise WrongKind(source.info.name, f"it is a {source.info.kind.value}, not a {kind.value}")
