@@ -12,6 +12,7 @@
     │   ├── WriterBusy             somebody else writes it
     │   ├── EpochGone              it was recreated: this is another life of it
     │   ├── VersionGone            the region moved on and the version is not held any more
+    │   ├── NotFilled              a shadow was asked for what it does not hold yet
     │   ├── Overrun                blocks were overwritten before they were read; carries the Gap
     │   ├── CorruptSegment         the file is truncated or its superblock is damaged
     │   ├── UnsupportedFormat      the file is of a later format
@@ -110,6 +111,10 @@ class Overrun(SegmentError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.segment, self.gap))
+
+
+class NotFilled(SegmentError):
+    """A shadow was asked for bytes that were not pulled yet."""
 
 
 class CorruptSegment(SegmentError):

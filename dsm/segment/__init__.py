@@ -17,9 +17,13 @@ from dsm.segment.files import delete_segment, list_names, name_of, path_of
 from dsm.segment.opening import create_region, create_ring, open_region, open_ring, open_segment
 from dsm.segment.pages import PageRun
 from dsm.segment.region import RegionReader
+from dsm.segment.region_shadow import RegionShadow
 from dsm.segment.region_writer import RegionWriter
 from dsm.segment.ring import RingReader
+from dsm.segment.ring_shadow import RingShadow
 from dsm.segment.ring_writer import RingWriter
+from dsm.segment.run_check import split_run
+from dsm.segment.shadowing import create_region_shadow, create_ring_shadow, open_shadow
 from dsm.segment.snapshot import RegionSnapshot
 
 __all__ = [
@@ -28,18 +32,24 @@ __all__ = [
     "BlockRun",
     "PageRun",
     "RegionReader",
+    "RegionShadow",
     "RegionSnapshot",
     "RegionWriter",
     "RingCursor",
     "RingReader",
+    "RingShadow",
     "RingWriter",
     "create_region",
+    "create_region_shadow",
     "create_ring",
+    "create_ring_shadow",
     "delete_segment",
     "list_names",
     "name_of",
     "open_region",
     "open_ring",
     "open_segment",
+    "open_shadow",
     "path_of",
+    "split_run",
 ]

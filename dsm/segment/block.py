@@ -124,6 +124,13 @@ class Block:
         )
 
 
+def head_matches(fields: tuple[int, ...], data: memoryview, header_bytes: int) -> bool:
+    """Does the header carry the checksum of this row? `data` may end with it."""
+    seq, pos, timestamp_ns, length, flags, head_crc, _ = fields
+    seed = crc32c.crc32c(ROW_HEAD.pack(seq, pos, timestamp_ns, length, flags))
+    return crc32c.crc32c(data[:header_bytes], seed) == head_crc
+
+
 def matches(fields: tuple[int, ...], data: memoryview, header_bytes: int) -> bool:
     """Do these bytes carry the checksums of this row?"""
     seq, pos, timestamp_ns, length, flags, head_crc, body_crc = fields

@@ -20,6 +20,7 @@ line of defence is the CRC, which every private copy is checked against.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 from dataclasses import dataclass
@@ -195,6 +196,13 @@ def pack(info: SegmentInfo, role: int = ORIGIN) -> bytes:
     return body + struct.pack("<I", crc32c.crc32c(body))
 
 
+def write_start(fd: int, page: bytes) -> None:
+    """Superblock and control page of a new file."""
+    os.pwrite(fd, page, 0)
+    free = CURSOR_FREE.to_bytes(8, "little") * CURSORS_MAX
+    os.pwrite(fd, free, CONTROL_OFFSET + CURSORS * 8)
+
+
 def _text(info: SegmentInfo) -> bytes:
     metadata = {str(key): str(value) for key, value in info.metadata.items()}
     size = len(json.dumps(metadata, ensure_ascii=False).encode())
@@ -233,7 +241,7 @@ def unpack(page: bytes, name: str, size_bytes: int) -> tuple[SegmentInfo, int]:
     try:
         info, role = _info(fields, page)
         wrong = complaint(info)
-        if info.name != name:
+        if info.name != name and role == ORIGIN:
             wrong = f"the file is that of {info.name!r}"
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptSegment(name, f"its superblock makes no sense: {error!r}") from None

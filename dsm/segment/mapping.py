@@ -37,6 +37,7 @@ class Mapping:
             raise CorruptSegment(self.name, f"{path} is not a regular file")
         page = os.pread(fd, layout.ALIGN, 0)
         self.info, self.role = layout.unpack(page, self.name, status.st_size)
+        self.name = self.info.name
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
         size = layout.file_bytes(self.info)
         self._mmap = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=prot)

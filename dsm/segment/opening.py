@@ -23,6 +23,7 @@ from dsm.segment.region import RegionReader
 from dsm.segment.region_writer import RegionWriter
 from dsm.segment.ring import RingReader
 from dsm.segment.ring_writer import RingWriter
+from dsm.segment.shadowing import shadow_of
 
 _NOTHING: StrMapping[str, str] = {}
 
@@ -137,6 +138,8 @@ def open_segment(
 def _handle_of(
     mapping: Mapping, write: bool
 ) -> RingReader | RegionReader | RingWriter | RegionWriter:
+    if mapping.role == layout.SHADOW:
+        return shadow_of(mapping, write=write)
     if mapping.info.kind is Kind.RING:
         return RingWriter(mapping) if write else RingReader(mapping)
     return RegionWriter(mapping) if write else RegionReader(mapping)
@@ -170,18 +173,11 @@ def _create(path: Path, info: SegmentInfo) -> Mapping:
         size = layout.file_bytes(info)
         os.ftruncate(fd, size)
         reserve(fd, path, 0, size)
-        write_start(fd, page, info)
+        layout.write_start(fd, page)
         if info.kind is Kind.REGION:
             _write_zero_crcs(fd, info)
         lock_exclusive(fd, layout.LOCK_WRITER)
     return Mapping(path, fd, write=True)
-
-
-def write_start(fd: int, page: bytes, info: SegmentInfo) -> None:
-    """Superblock and control page."""
-    os.pwrite(fd, page, 0)
-    free = layout.CURSOR_FREE.to_bytes(8, "little") * layout.CURSORS_MAX
-    os.pwrite(fd, free, layout.CONTROL_OFFSET + layout.CURSORS * 8)
 
 
 def _write_zero_crcs(fd: int, info: SegmentInfo) -> None:

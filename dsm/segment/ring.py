@@ -78,6 +78,7 @@ class RingReader(Handle):
 
     def descriptor(self, seq: int) -> BlockDescriptor:
         """Row of one block; raises `Overrun` (too late) or `OutOfRange` (not yet)."""
+        self._readable(seq, seq + 1, 0)
         return BlockDescriptor(*self._fields(seq))
 
     def block(self, seq: int) -> Block:
@@ -98,6 +99,7 @@ class RingReader(Handle):
 
         Raises `Overrun`, `OutOfRange` or, if it stays wrong, `ChecksumMismatch`.
         """
+        self._readable(seq, seq + 1, None)
         for _ in range(_READ_ATTEMPTS):
             fields = self._fields(seq)
             offset = fields[1] % self._capacity
@@ -111,6 +113,7 @@ class RingReader(Handle):
     def blocks(self, first: int, stop: int) -> Iterator[Block]:
         """Zero-copy views of `[first, stop)`; raises `Overrun` at the first that is gone."""
         seq = first
+        stop = self._readable(first, stop, None)
         while seq < stop:
             for fields in self._fields_of(seq, min(stop, seq + _BLOCKS_CHUNK)):
                 offset = fields[1] % self._capacity
@@ -144,6 +147,11 @@ class RingReader(Handle):
         from dsm.segment.cursor import RingCursor
 
         return RingCursor(self.path, self._info.epoch, self.tail if start is None else start)
+
+    def _readable(self, first: int, stop: int, header_bytes: int | None) -> int:
+        """Where what can be read from `first` on ends; a shadow may have less than `[tail, head)`.
+        `header_bytes`: only so much of each block is wanted."""
+        return stop
 
     # -- rows -------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def blocks(ring: RingReader, first: int, stop: int, bytes_max: int) -> BlockRun:
 
 def parts(ring: RingReader, first: int, stop: int, part: slice, bytes_max: int) -> BlockRun:
     """One part (its head or its body) of each block, concatenated."""
-    stop = _available(ring, first, stop)
+    stop = _available(ring, first, stop, part.stop)
     if first >= stop:
         return BlockRun(first, 0, b"", b"")
     spans = [
@@ -57,12 +57,12 @@ _PARTS_MAX = 16_384
 """Blocks that one call looks at; it bounds the work for a caller whose `stop` is far away."""
 
 
-def _available(ring: RingReader, first: int, stop: int) -> int:
+def _available(ring: RingReader, first: int, stop: int, header_bytes: int | None = None) -> int:
     if first < 0:
         raise UsageError(f"segment {ring.name!r}: there is no block {first}")
     stop = min(stop, ring._control[HEAD], first + _PARTS_MAX)
     _check_tail(ring, first)
-    return stop
+    return ring._readable(first, stop, header_bytes) if first < stop else stop
 
 
 def _start(ring: RingReader, seq: int) -> int:

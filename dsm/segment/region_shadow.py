@@ -1,0 +1,301 @@
+"""A local replica of a region, filled page by page.
+
+    current   ███░░░██░░░░░   pages that are here are those of `version`; filled in place
+    held      ████████░░░░░   an older version, kept because a reader holds views of it
+    spare     (no memory)
+
+A view is handed out only of pages that are here, and does not change while it is held, sliced or
+not. Moving to a newer version happens in place where nobody holds anything, which costs nothing;
+otherwise in a spare buffer, to which the pages that stay are copied. Only then does a shadow take
+more than one copy's memory, and when every buffer is held `advance` raises `BudgetExceeded`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections.abc import Iterable
+
+from dsm.errors import BudgetExceeded, NotFilled, UsageError
+from dsm.model import Extent
+from dsm.segment.layout import PUBLISHED, TOUCHED, region_layout
+from dsm.segment.lease import BufferLeases
+from dsm.segment.mapping import Mapping
+from dsm.segment.pages import (
+    Buffer,
+    PageRun,
+    buffers_of,
+    crcs_of,
+    mark,
+    page_span,
+    runs,
+    zeros,
+)
+from dsm.segment.region import RegionReader
+from dsm.segment.reservation import Reservation
+from dsm.segment.snapshot import RegionSnapshot
+
+SHADOW_BUFFERS = 4
+"""The current one and three that readers may hold on to; unused ones cost nothing."""
+_STEP_BYTES = 1 << 14
+"""Memory is reserved this much at a time; scattered pages would waste more with more."""
+
+
+class RegionShadow(RegionReader):
+    """A replica of a region. One handle fills it; what it hands out stays what it is."""
+
+    def __init__(self, mapping: Mapping, *, write: bool) -> None:
+        super().__init__(mapping)
+        self._writable = write
+        self._layout = region_layout(self._info)
+        self._out = buffers_of(self._info, mapping.memory)
+        self._memory = Reservation(
+            mapping.fd,
+            mapping.path,
+            self._layout.file_bytes,
+            max(_STEP_BYTES, self._info.page_bytes),
+        )
+        self._leases = BufferLeases([buffer.data for buffer in self._buffers])
+        self._lock = threading.Lock()
+        self._stale: set[int] = set()
+        if write:
+            self._stale = set(range(self._info.buffers)) - {self._current}
+            self._need_table(self._current)  # reading a hole of a full tmpfs is SIGBUS too
+
+    @property
+    def _current(self) -> int:
+        return self._control[PUBLISHED] & 7
+
+    def _views(self) -> list[memoryview]:
+        self._leases.release()
+        return super()._views() + [view for buffer in self._out for view in buffer]
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._writable = False
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Read-only view of these bytes, which stay what they are while it is held.
+
+        Raises `NotFilled` where pages are missing, `OutOfRange` beyond the end.
+        """
+        if offset < 0 or length < 0 or offset + length > self._size:
+            self._extent(offset, length)
+        view = self._leases.view(self._current)[offset : offset + length]
+        # Looked at after the view exists: an `advance` that took pages away before is seen here,
+        # and a later one sees that the view is held.
+        if not self.covered(offset, length):
+            raise NotFilled(
+                self.name, f"bytes [{offset}, {offset + length}) were not all pulled yet"
+            )
+        return view
+
+    def covered(self, offset: int, length: int) -> bool:
+        """All pages that these bytes touch are here."""
+        if length <= 0:
+            return True
+        page_bytes = self._info.page_bytes
+        start = self._filled_at()
+        return (
+            self._mapping.find_zero(
+                start + offset // page_bytes, start + -(-(offset + length) // page_bytes)
+            )
+            < 0
+        )
+
+    def missing(self, first_page: int = 0, stop_page: int | None = None) -> list[Extent]:
+        """Pages that are not here."""
+        stop_page = self._info.pages if stop_page is None else stop_page
+        return zeros(bytes(self._buffers[self._current].filled[first_page:stop_page]), first_page)
+
+    def read(self, offset: int = 0, length: int | None = None) -> memoryview:
+        """A private copy; raises `NotFilled` where pages are missing."""
+        extent = self._extent(offset, length)
+        return memoryview(bytes(self.view(extent.start, extent.length)))
+
+    def snapshot(self) -> RegionSnapshot:
+        """The current version, whole; raises `NotFilled` where pages are missing."""
+        with self._lock:
+            version, index = self.version, self._current
+            view = self._leases.view(index)[:]
+            tables = Buffer(*[table[:] for table in self._buffers[index]])
+        if not self.covered(0, self._size):
+            raise NotFilled(self.name, f"version {version} was not all pulled yet")
+        return RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
+
+    def copy_pages(self, first: int, stop: int) -> PageRun:
+        """Pages that are here, verified: what a relay exports. Raises `NotFilled`."""
+        with self._lock:
+            version, index = self.version, self._current
+            view = self._leases.view(index)[:]
+            tables = Buffer(*[table[:] for table in self._buffers[index]])
+        span = page_span(self._info, first, stop)
+        if not self.covered(span.start, span.stop - span.start):
+            raise NotFilled(self.name, f"pages [{first}, {stop}) were not all pulled yet")
+        held = RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
+        with held:
+            return held.copy_pages(first, stop)
+
+    def _filled_at(self) -> int:
+        place = self._layout
+        return place.table + self._current * place.table_bytes + place.filled_at
+
+    # -- filling ----------------------------------------------------------------------------
+
+    def fill_pages(self, run: PageRun) -> list[int]:
+        """Store pages that belong to `version`, whatever version they were fetched at.
+
+        Returns those whose checksum failed. Pages of another version, and pages that are here
+        already, are passed over; `missing` says what is still to be had. Raises `NoSpace`.
+        """
+        self._check_writable()
+        if not self._well_formed(run):
+            return list(range(run.first, run.stop))
+        said, found = array("I", run.crcs), crcs_of(run.data, self._info.page_bytes)
+        bad = [] if said == found else [i for i in range(run.count) if said[i] != found[i]]
+        with self._lock:
+            for first, stop in self._wanted(run, set(bad)):
+                self._store(run, said, first, stop)
+        return [run.first + at for at in bad]
+
+    def _well_formed(self, run: PageRun) -> bool:
+        if not 0 <= run.first <= run.stop <= self._info.pages:
+            return False
+        span = page_span(self._info, run.first, run.stop)
+        sizes = len(run.versions), len(run.crcs), len(run.data)
+        return sizes == (run.count * 8, run.count * 4, max(0, span.stop - span.start))
+
+    def _wanted(self, run: PageRun, bad: set[int]) -> list[Extent]:
+        """Which pages of the run to store: those that did not change between its version and ours.
+
+        A page that the run says is older than our version is ours, unless we know of a change
+        after the run was taken.
+        """
+        ours, version = self._out[self._current], self.version
+        known = ours.versions[run.first : run.stop].tolist()
+        filled = bytes(ours.filled[run.first : run.stop])
+        return runs(
+            run.first + at
+            for at, theirs in enumerate(array("Q", run.versions))
+            if not filled[at] and at not in bad and theirs <= version and known[at] <= run.version
+        )
+
+    def _store(self, run: PageRun, crcs: array[int], first: int, stop: int) -> None:
+        ours, info, at = self._out[self._current], self._info, first - run.first
+        span = page_span(info, first, stop)
+        start = self._layout.data + self._current * self._layout.buffer_bytes
+        self._need_table(self._current)
+        self._memory.need(start + span.start, span.stop - span.start)
+        source = memoryview(run.data)[at * info.page_bytes :]
+        ours.data[span] = source[: span.stop - span.start]
+        ours.crcs[first:stop] = crcs[at : at + stop - first]
+        ours.filled[first:stop] = b"\1" * (stop - first)
+
+    def _need_table(self, index: int) -> None:
+        place = self._layout
+        self._memory.need(place.table + index * place.table_bytes, place.table_bytes)
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            raise UsageError(f"segment {self.name!r}: this shadow was opened to read")
+
+    # -- versions ---------------------------------------------------------------------------
+
+    def advance(self, version: int, changed: Iterable[Extent]) -> None:
+        """Move to `version`; `changed` are all pages that changed since ours. They are missing
+        then. Older versions are ignored. Raises `BudgetExceeded` where every buffer is held."""
+        self._check_writable()
+        with self._lock:
+            if version <= self.version:
+                return
+            index = self._current
+            self._need_table(index)
+            pages = [Extent(max(0, a), min(b, self._info.pages)) for a, b in changed]
+            pages = [extent for extent in pages if extent.length > 0]
+            if self._leases.held(index):
+                index = self._go_round(index, pages)
+            else:
+                self._control[TOUCHED + index] += 1
+            for extent in pages:
+                self._out[index].filled[extent.start : extent.stop] = bytes(extent.length)
+                mark(self._out[index], extent, version)
+            self._control[PUBLISHED] = version << 4 | index
+            self._reclaim()
+        self._mapping.ring_bell()
+
+    def _go_round(self, index: int, changed: list[Extent]) -> int:
+        """Make a spare buffer a copy of what stays; returns it."""
+        spare = self._spare(index)
+        self._control[TOUCHED + spare] += 1
+        self._need_table(spare)
+        theirs, ours = self._out[index], self._out[spare]
+        keep = bytearray(theirs.filled)
+        for extent in changed:
+            keep[extent.start : extent.stop] = bytes(extent.length)
+        self._stale.add(spare)  # until it is current: what is copied may have to be given back
+        start = self._layout.data + spare * self._layout.buffer_bytes
+        for extent in _set(keep):
+            span = page_span(self._info, *extent)
+            self._memory.need(start + span.start, span.stop - span.start)
+            ours.data[span] = theirs.data[span]
+        ours.versions[:] = theirs.versions
+        ours.groups[:] = theirs.groups
+        ours.crcs[:] = theirs.crcs
+        ours.filled[:] = bytes(keep)
+        self._stale.discard(spare)
+        self._stale.add(index)
+        return spare
+
+    def _spare(self, current: int) -> int:
+        for index in range(self._info.buffers):
+            if index != current and not self._leases.held(index):
+                return index
+        raise BudgetExceeded(
+            f"segment {self.name!r}: readers hold views of {self._info.buffers} versions of its "
+            "shadow, which is the most; let go of older ones"
+        )
+
+    # -- memory -----------------------------------------------------------------------------
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the file takes, tables included."""
+        with self._lock:
+            self._reclaim()
+        return os.fstat(self._mapping.fd).st_blocks * 512
+
+    def drop(self, pages: Extent) -> int:
+        """Forget these pages and give their memory back; returns how many bytes. Nothing where a
+        reader holds a view."""
+        self._check_writable()
+        with self._lock:
+            index = self._current
+            if self._leases.held(index):
+                return 0
+            self._control[TOUCHED + index] += 1
+            self._need_table(index)
+            first, stop = max(0, pages.start), min(pages.stop, self._info.pages)
+            self._out[index].filled[first:stop] = bytes(max(0, stop - first))
+            return self._give_back(index, page_span(self._info, first, stop))
+
+    def _give_back(self, index: int, span: slice) -> int:
+        start = self._layout.data + index * self._layout.buffer_bytes
+        stop = span.stop if span.stop < self._info.size_bytes else self._layout.buffer_bytes
+        return self._memory.give_back(Extent(start + span.start, start + stop))
+
+    def _reclaim(self) -> None:
+        """Give back what only holders kept."""
+        for index in [index for index in self._stale if not self._leases.held(index)]:
+            self._give_back(index, slice(0, self._info.size_bytes))
+            self._stale.discard(index)
+
+
+def _set(flags: bytearray) -> list[Extent]:
+    """Extents of bytes that are set."""
+    return zeros(bytes(flags).translate(_INVERT), 0)
+
+
+_INVERT = b"\1" + bytes(255)
