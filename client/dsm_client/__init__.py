@@ -1,0 +1,126 @@
+"""The client: open segments of a node by name, anywhere, and read them as local memory.
+
+    with connect("dsm://host:7400") as session:
+        ring = session.open("capture/eth0")
+        for block in ring.follow(start=-100):
+            ...
+
+`dsm_client.aio` has the same names, awaited.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsm.errors import DsmError, Overrun
+from dsm.model import Access, Gap, PathEstimate
+from dsm.segment import Block
+from dsm_client.handles import Region, Ring
+from dsm_client.loop import background
+from dsm_client.session import Described, Options, SessionCore
+from dsm_client.sources import MappedRing, RemoteRing
+
+__all__ = [
+    "Access",
+    "Block",
+    "Described",
+    "DsmError",
+    "Gap",
+    "Options",
+    "Overrun",
+    "Region",
+    "Ring",
+    "Session",
+    "connect",
+]
+
+
+def connect(url: str, **options: Any) -> Session:
+    """Connect to the node at `url` (`dsm://host:port`).
+
+    Options (`Options`): `map_local=False` never maps, even on the node's own host;
+    `insecure=True` allows plaintext beyond loopback; `lanes`, `retry_s`, `cache` (directory of the
+    shadows), `budget_bytes` (for all of them), `compress`.
+
+    Raises `NodeUnavailable` after `retry_s`, `ProtocolMismatch`, `UsageError`.
+    """
+    return Session.connected(url, Options(**options))
+
+
+class Session:
+    """Dealings with one node, from any thread. A context manager; closing it closes its handles."""
+
+    def __init__(self, core: SessionCore) -> None:
+        self._core = core
+
+    @classmethod
+    def connected(cls, url: str, options: Options) -> Session:
+        core = SessionCore(url, options)
+        background().run(core.open())
+        return cls(core)
+
+    def open(
+        self, name: str, access: str | Access = "auto", header_bytes: int | None = None
+    ) -> Any:
+        """Open a segment: a `Ring` or a `Region`, whichever it is.
+
+        `access`: `zero_copy`, `copy_once`, `hybrid`, `prefetch` or `auto`, which chooses.
+        `header_bytes`: how much of a block `hybrid` fetches at once; not less than the segment's.
+
+        Raises `SegmentNotFound`, `InvalidName`, `NodeUnavailable`.
+        """
+        method = Access.parse(access)
+        source = background().run(self._core.source(name, method, header_bytes))
+        kind = Ring if isinstance(source, MappedRing | RemoteRing) else Region
+        return kind(self._core, name, method, header_bytes, source)
+
+    def list(self, prefix: str = "") -> list[Described]:
+        """The node's segments whose names begin with `prefix`, sorted by name."""
+        return background().run(self._core.list(prefix))
+
+    def describe(self, name: str) -> Described:
+        """What a segment is and where it is."""
+        return background().run(self._core.describe(name))
+
+    def delete(self, name: str) -> None:
+        """Delete a segment at the node."""
+        background().run(self._core.delete(name))
+
+    def ping(self) -> float:
+        """Seconds of one round trip."""
+        return background().run(self._ping())
+
+    async def _ping(self) -> float:
+        transport = await self._core.ready()
+        return (await transport.ping())[0]
+
+    def path(self) -> PathEstimate:
+        """What is known of the path: rate, round-trip time, window."""
+        return self._core.path()
+
+    def stats(self) -> dict[str, int]:
+        """What crossed the wire so far: requests, frames, bytes, round trips waited for."""
+        return self._core.counts()
+
+    @property
+    def address(self) -> str:
+        return self._core.address
+
+    @property
+    def is_local(self) -> bool:
+        """The node is on this host: segments are mapped."""
+        return self._core.is_local
+
+    def close(self) -> None:
+        """Close connections and handles. Views that were handed out stay valid."""
+        background().run(self._core.close())
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "local" if self.is_local else "remote"
+        return f"<Session {self._core.address}, {where}>"

@@ -1,4 +1,4 @@
-"""Blocks as a client hands them out: like those of a mapped ring, but a payload may still be away."""
+"""Blocks as a client hands them out; their payloads may still be away."""
 
 from __future__ import annotations
 

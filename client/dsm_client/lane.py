@@ -114,7 +114,7 @@ class Lane:
         channel = self._new_channel()
         try:
             await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
-            call = channel.stream_stream(PULL)()
+            call: Any = channel.stream_stream(PULL)()
             self._outgoing.clear()
             self._owner.lane_opened(self.number)
             sender = asyncio.create_task(self._send(call))

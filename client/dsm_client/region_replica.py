@@ -48,13 +48,12 @@ class RegionReplica(Replica):
         self.shadow: RegionShadow = cache.region(info)
         self.newest = position.version
         self._pending = ExtentSet()
-        self._chain_whole = True
+        self._chain_whole: bool
         """`_pending` holds everything that changed between the shadow's version and `newest`."""
         self._filled: list[Extent] = []
-        if not self.shadow.resident_bytes:
-            self.shadow.advance(position.version, ())
-        else:
-            self._chain_whole = self.shadow.version == self.newest
+        if self.missing(0, info.pages, None) == [Extent(0, info.pages)]:
+            self.shadow.advance(position.version, ())  # empty: it may be of any version
+        self._chain_whole = self.shadow.version == self.newest
         self._start(self, self)
 
     @property
@@ -188,7 +187,7 @@ class RegionReplica(Replica):
     def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
         if not header.count:
             return
-        if header.version != self.shadow.version:
+        if header.version > self.shadow.version:
             self.transport.counts.wasted_bytes += len(payload)
             raise VersionGone(self.info.name, f"it is at version {header.version} now")
         bad = self._store(header, payload)

@@ -50,10 +50,11 @@ class RingReplica(Replica):
         self.shadow.advance(position.head, position.tail)
         self.header_bytes = max(header_bytes or 0, info.header_bytes)
         self.following = False
+        self.cursor: int | None = None
         self.private: dict[int, Block] = {}
         """Blocks that the shadow could not take, since a reader holds what lies there."""
         self.touches: deque[tuple[bool, int, bool]] = deque(maxlen=256)
-        """Under `auto`, of each block read: was its payload touched, its length, was it the next."""
+        """Of each block read under `auto`: was its payload touched, its length, was it the next."""
         blocks = position.head - position.tail
         self._block_bytes = held_bytes / blocks if blocks else BLOCK_BYTES_UNKNOWN
         self._assembler = Assembler(info.capacity_bytes)
@@ -185,6 +186,17 @@ class RingReplica(Replica):
                 f"segment {self.info.name!r}: block {seq} is not there yet; it holds "
                 f"[{tail}, {head}); follow() waits for more"
             )
+
+    def move_cursor(self, seq: int | None) -> None:
+        """The producer is not to overwrite `seq` and what follows; `None`: it may again."""
+        self.cursor = seq
+        self.transport.submit_cursor(id(self), self.info.name, self.info.epoch, seq)
+
+    def interrupted(self, id: int) -> None:
+        super().interrupted(id)
+        self._assembler.forget(id)
+        if self.cursor is not None:
+            self.move_cursor(self.cursor)
 
     # ── the wire ──
 

@@ -1,7 +1,7 @@
 """Where a handle's bytes come from: the node's own file, mapped, or a replica over the network.
 
-A handle (`Ring`, `Region`; sync or async) asks its source for what is **present**, which is answered
-in the caller's thread without a hop, and otherwise awaits the source in the event loop.
+A handle (`Ring`, `Region`; sync or async) asks its source for what is **present**, which is
+answered in the caller's thread without a hop, and otherwise awaits the source in the event loop.
 """
 
 from __future__ import annotations

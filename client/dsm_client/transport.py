@@ -316,14 +316,14 @@ class Transport:
             for owner in list(self.owners):
                 owner.failed(malformed)
             raise ConnectionError(str(malformed)) from None
-        owner = self.puller.owner(header.id)
+        submitter: Any = self.puller.owner(header.id)
         self.puller.frame_arrived(header.id, len(message), now, parked=header.parked)
         if header.last:
             self.puller.finished(header.id, now)
-        if owner is None:
+        if submitter is None:
             self.counts.wasted_bytes += len(payload)
         else:
-            owner.frame(header.id, header, payload)  # type: ignore[attr-defined]
+            submitter.frame(header.id, header, payload)
         self.pump_soon()
 
     # ── events ──

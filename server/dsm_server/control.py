@@ -107,7 +107,9 @@ class Control(ControlServicer):
     async def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingReply:
         return pb.PingReply(sent_ns=request.sent_ns, node_ns=time.time_ns())
 
-    async def Watch(self, requests: Any, context: Any) -> None:
+    async def Watch(  # type: ignore[override]
+        self, requests: Any, context: Any
+    ) -> None:
         await WatchStream(context, self._exports, self._limits, self._closing).run()
 
 

@@ -217,7 +217,7 @@ class Node:
         async def pull(requests: Any, context: Any) -> None:
             await PullStream(context, exports, leases, compressor, limits, self._closing).run()
 
-        handlers = {"Pull": grpc.stream_stream_rpc_method_handler(pull)}
+        handlers: dict[str, Any] = {"Pull": grpc.stream_stream_rpc_method_handler(pull)}
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(DATA_SERVICE, handlers),)
         )

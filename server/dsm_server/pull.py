@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,6 +19,7 @@ from dsm.core.exporter import DuplicateRequest, Exporter, Serve, TooManyRequests
 from dsm.core.reads import Request
 from dsm.errors import BudgetExceeded, DsmError, SegmentNotFound, UsageError
 from dsm.model import Extent
+from dsm.segment import RingCursor
 from dsm.wire.convert import request_from_pb
 from dsm.wire.frame import encode_frame
 from dsm.wire.protocol import GOING_AWAY, Limits
@@ -30,9 +32,11 @@ from dsm_server.leases import Leases
 
 log = logging.getLogger(__name__)
 
-Context = aio.ServicerContext[bytes, bytes]
+Context = Any
 
 REQUEST_BYTES_MAX = 256 << 10
+CURSORS_MAX = 64
+"""As many as a ring has places for."""
 
 
 class PullStream:
@@ -56,6 +60,7 @@ class PullStream:
         self._exporter = Exporter(limits.requests_max)
         self._answers: dict[int, tuple[Exported, Answer, bool]] = {}
         self._refusals: list[bytes] = []
+        self._cursors: dict[int, RingCursor] = {}
         self._listening: set[Exported] = set()
         self._wake = asyncio.Event()
         self._ended = False
@@ -97,8 +102,11 @@ class PullStream:
             if parsed.WhichOneof("what") == "cancel":
                 self._cancelled(parsed.id)
                 return
+            if parsed.WhichOneof("what") == "cursor":
+                self._cursor_moved(parsed)
+                return
             self._requested(request_from_pb(parsed), parsed.accept_lz4)
-        except (DecodeError, ValueError, DsmError) as error:
+        except (DecodeError, ValueError, OSError, DsmError) as error:
             self._refused(parsed.id, error)
 
     def _requested(self, request: Request, accept_lz4: bool) -> None:
@@ -126,6 +134,20 @@ class PullStream:
             self._forget(id)
             status = pb.Status(code=pb.CANCELLED)
             self._refusals.append(encode_frame(pb.FrameHeader(id=id, last=True, status=status), ()))
+
+    def _cursor_moved(self, message: pb.PullRequest) -> None:
+        """A reader that the producer is to wait for has come so far, or is done."""
+        cursor = self._cursors.get(message.id)
+        if message.cursor.ended:
+            if cursor is not None:
+                self._cursors.pop(message.id).close()
+        elif cursor is not None:
+            cursor.advance(message.cursor.seq)
+        elif len(self._cursors) >= CURSORS_MAX:
+            raise BudgetExceeded(f"{CURSORS_MAX} registered readers on one stream is the most")
+        else:
+            ring = self._exports.get(message.segment, message.epoch).ring
+            self._cursors[message.id] = ring.register(message.cursor.seq)
 
     def _refused(self, id: int, error: Exception) -> None:
         known = error if isinstance(error, DsmError) else UsageError(f"bad request: {error}")
@@ -209,3 +231,5 @@ class PullStream:
             self._exports.unlisten(exported, self._moved)
         for id in list(self._answers):
             self._forget(id)
+        for cursor in self._cursors.values():
+            cursor.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -21,7 +22,7 @@ from dsm.wire.status import grpc_code
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_server.exports import Exported, Exports
 
-Context = aio.ServicerContext[pb.WatchRequest, pb.Event]
+Context = Any
 
 
 class WatchStream:
