@@ -1,4 +1,26 @@
-"""Where the reader of one handle goes next, and what to ask for before it gets there. (Skeleton.)"""
+"""Where the reader of one handle goes next, and what to ask for before it gets there.
+
+              read before       reader                    frontier          next + window
+    ──────────────┬───────────────●━━━━━━━━━━━━━━━━━━━━━━━━━━▶╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌┤
+                  ╰── run ────────╯  ahead: planned, unread   │   asked for as soon as an eighth
+                                                              │   of the window is free, or what is
+                                                              │   ahead lasts less than the path's
+                                                              ╰── delay at the reader's rate
+
+Two knobs, as in Linux' `readahead.c`: *when* to ask for more (before the reader would wait) and
+*how much* to be ahead. How much is `AHEAD_PER_RUN` times what a stream has read in its run, so that
+a window opens within a few round trips and a stream that ends at once has cost little; at the
+most its share of the window, divided among the streams by their rates.
+
+Which streams there are, `dsm.core.streams` tells. Whether to trust them, a credit does: it grows by
+a twentieth of what is read and half of what was read out of prefetch, and pays for what was
+fetched in vain. Without credit only long runs are followed. So reads at random cost at the most
+about a twentieth more than they ask for, however much they look like streams now and then.
+
+A seek shows when reads go elsewhere: after `PATIENCE` of them for each other stream, what
+was ahead of the deserted one is stale. If it is come back to, patience doubles: this reader
+takes turns.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +28,48 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from dsm.core.extents import ExtentSet
+from dsm.core.streams import Stream, StreamTable
 from dsm.model import Extent
 
 PatternKind = Literal["sequential", "strided", "backward", "random", "unknown"]
 Hint = Literal["sequential", "random", "normal"]
+Wanted = Callable[[int, int], list[Extent]]
+
+AHEAD_PER_RUN = 4
+"""Times the run so far: the window grows fivefold in a round trip, faster than TCP's slow start
+beneath it, and Linux begins with the same four (get_init_ra_size)."""
+
+FREE_PART = 8
+"""A window is filled up when this part of it is free. Not half, as in Linux: the window is barely
+more than the path holds, and half of it would let the path run dry."""
+
+CREDIT_PER_READ = 0.05
+CREDIT_PER_HIT = 0.5
+CREDIT_READS = 8
+"""To begin with, in reads; and a debt is never more than ten times as many, so that a handle
+whose pattern has changed is trusted again soon."""
+
+PROOF_WITHOUT_CREDIT = 24
+"""Eight reads in a row."""
+
+USEFUL_MIN = 1 / 8
+"""Reading through gaps is given up where less than this of what was fetched is read."""
+
+PATIENCE = 2
+PATIENCE_MAX = 64
+
+SHARE_MIN = 1 / 4
+"""Of an equal share, for a stream that is slow now."""
+
+RANDOM_READS = 8
+"""Before reads without a pattern are called random."""
+
+FOLLOWED_MIN = 0.25
+"""Of recent reads that continue a stream: below, they are random for the most part."""
+
+RATE_S = 10.0
+"""A reader that paused for longer has no rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +83,65 @@ class Pattern:
 
 
 class PrefetchPlanner:
-    """One per handle; the index space is sequence numbers, pages or bytes."""
+    """One per handle; the index space is sequence numbers, pages or bytes.
+
+    After each `accessed`, and when there is room in flight, call `plan` and request what it
+    returns; then cancel what `stale` returns, as far as it has not arrived.
+    """
+
+    def __init__(self) -> None:
+        self._table = StreamTable()
+        self._hint: Hint = "normal"
+        self._needed = ExtentSet()
+        self._stale = ExtentSet()
+        self._gap_units = 0
+        self._credit = 0.0  # units
+        self._credit_unit = 0.0  # the length of the first read
+        self._patience = PATIENCE
+        self._followed = 0.0  # the share of recent reads that continued a stream
+
+    # -- inputs
 
     def accessed(self, start: int, stop: int, now: float) -> None:
         """The reader read `[start, stop)`; every read of the handle, in order."""
-        raise NotImplementedError
+        if start >= stop:
+            return
+        if not self._credit_unit:
+            self._credit_unit = float(stop - start)
+            self._earn(CREDIT_READS * self._credit_unit)
+        stream = self._table.accessed(start, stop, now, self._gap_units)
+        self._followed += ((stream.proof > 0) - self._followed) / 16
+        if self._table.returned:
+            self._patience = min(2 * self._patience, PATIENCE_MAX)
+        self._earn(CREDIT_PER_READ * (stop - start))
+        self._needed.discard(start, stop)
+        self._stale.discard(start, stop)
+        for other in self._table.streams:
+            if other.ahead:
+                other.ahead.discard(start, stop)
+        self._drop_deserted()
+
+    def hit(self, start: int, stop: int) -> None:
+        """The reader used `[start, stop)`, which was prefetched."""
+        self._earn(CREDIT_PER_HIT * (stop - start))
+
+    def wasted(self, units: int) -> None:
+        """So many units were prefetched and dropped unread; without what `stale` returned."""
+        self._earn(-float(units))
+
+    def hint(self, hint: Hint) -> None:
+        """Someone knows better: `sequential` opens the window at once, `random` closes it."""
+        self._hint = hint
+        if hint == "random":
+            for stream in self._table.streams:
+                self._drop(stream)
+        self._credit = CREDIT_READS * self._credit_unit  # what was learned is another reading's
+
+    def will_need(self, extent: Extent) -> None:
+        """Someone knows: this is planned first, and whatever the reader does meanwhile."""
+        self._needed.add(*extent)
+
+    # -- what follows from them
 
     def plan(
         self,
@@ -35,7 +149,7 @@ class PrefetchPlanner:
         *,
         window_units: int,
         limit: Extent,
-        wanted: Callable[[int, int], list[Extent]],
+        wanted: Wanted,
         gap_units: int = 0,
         delay_s: float = 0.0,
     ) -> list[Extent]:
@@ -46,28 +160,151 @@ class PrefetchPlanner:
         `wanted(a, b)`  what of `[a, b)` is neither present nor requested
         `gap_units`     a gap up to this (bandwidth x RTT) is read through, otherwise jumped over
         `delay_s`       of the path, from request to data
+
+        What `will_need` named is no speculation: it does not wait for the reader, only for room,
+        and each call returns at the most a window of it.
         """
-        raise NotImplementedError
+        self._gap_units = gap_units
+        room = max(0, window_units - self.ahead_units)
+        planned = self._plan_needed(room, limit, wanted)
+        asked = ExtentSet(planned)
+        for stream, window in self._windows(window_units):
+            if asked.total < room and _is_due(stream, window, delay_s):
+                extents = _plan_stream(
+                    stream,
+                    window,
+                    room - asked.total,
+                    limit,
+                    lambda a, b: [m for e in wanted(a, b) for m in asked.missing(*e)],
+                )
+                for extent in extents:
+                    asked.add(*extent)
+                planned += extents
+        return planned
+
+    @property
+    def ahead_units(self) -> int:
+        """Planned ahead of the readers, and not come to yet."""
+        return sum(stream.ahead.total for stream in self._table.streams)
 
     def stale(self) -> list[Extent]:
-        """What was planned for streams that are gone; each is reported once: cancel it."""
-        raise NotImplementedError
-
-    def hit(self, start: int, stop: int) -> None:
-        """The reader used `[start, stop)`, which was prefetched."""
-        raise NotImplementedError
-
-    def wasted(self, units: int) -> None:
-        """So many units were prefetched and dropped without having been read."""
-        raise NotImplementedError
-
-    def hint(self, hint: Hint) -> None:
-        """Someone knows better: `sequential` opens the window at once, `random` closes it."""
-        raise NotImplementedError
-
-    def will_need(self, extent: Extent) -> None:
-        """Someone knows: plan this first."""
-        raise NotImplementedError
+        """What was planned for streams that were deserted; each is reported once: cancel it."""
+        stale = list(self._stale)
+        self._stale.clear()
+        return stale
 
     def pattern(self, now: float) -> Pattern:
-        raise NotImplementedError
+        streams = self._table.proven()
+        known = self._table.reads > RANDOM_READS
+        if self._hint == "random" or (known and self._followed < FOLLOWED_MIN):
+            return Pattern(kind="random")
+        kind = streams[0].kind if streams else "single"
+        if kind == "single":
+            return Pattern(kind="sequential" if self._hint == "sequential" else "unknown")
+        return Pattern(
+            kind=kind,
+            streams=len(streams),
+            stride=streams[0].stride,
+            rate_units_s=sum(s.rate_units_s for s in streams if now - s.at < RATE_S),
+        )
+
+    # -- trust
+
+    def _earn(self, units: float) -> None:
+        limit = 10 * CREDIT_READS * self._credit_unit
+        self._credit = min(max(self._credit + units, -limit), limit)
+
+    def _trusts(self, stream: Stream) -> bool:
+        if stream.useful < USEFUL_MIN or self._hint == "random":
+            return False
+        if self._credit > 0 or self._hint == "sequential":
+            return True
+        return stream.proof >= PROOF_WITHOUT_CREDIT
+
+    def _drop_deserted(self) -> None:
+        streams = self._table.proven()
+        for stream in streams:
+            if self._table.missed(stream) >= self._patience * max(1, len(streams) - 1):
+                self._drop(stream)
+                self._patience = max(self._patience - 1, PATIENCE)
+        for stream in self._table.trim():
+            self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        for extent in stream.ahead:
+            self._stale.add(*extent)
+        self._earn(-float(stream.ahead.total))
+        stream.ahead.clear()
+        stream.covered_units = 0
+        stream.dropped = True
+
+    # -- plans
+
+    def _plan_needed(self, room: int, limit: Extent, wanted: Wanted) -> list[Extent]:
+        planned: list[Extent] = []
+        for needed in self._needed.intersection(*limit):
+            for extent in wanted(*needed):
+                taken = _nearest(extent, room, backward=False)
+                if taken.length:
+                    planned.append(taken)
+                    room -= taken.length
+                    self._needed.discard(needed.start, taken.stop)
+                if taken.length < extent.length:
+                    return planned
+            self._needed.discard(*needed)
+        return planned
+
+    def _windows(self, window_units: int) -> list[tuple[Stream, int]]:
+        """How far each stream may be ahead: its share, and no more than its run is worth."""
+        streams = [s for s in self._table.proven() if self._trusts(s)]
+        if self._hint == "sequential":
+            streams = streams or [s for s in self._table.streams[:1] if not s.dropped]
+        if not streams:
+            return []
+        least = SHARE_MIN * sum(s.rate_units_s for s in streams) / len(streams)
+        weights = [max(s.rate_units_s, least) or 1.0 for s in streams]
+        shares = [round(window_units * weight / sum(weights)) for weight in weights]
+        if self._hint == "sequential":
+            return list(zip(streams, shares, strict=True))
+        return [
+            (stream, min(share, AHEAD_PER_RUN * stream.run_units))
+            for stream, share in zip(streams, shares, strict=True)
+        ]
+
+
+def _is_due(stream: Stream, window: int, delay_s: float) -> bool:
+    free = window - stream.covered_units
+    late = stream.covered_units < stream.rate_units_s * delay_s
+    return free > 0 and (late or free * FREE_PART >= window)
+
+
+def _plan_stream(
+    stream: Stream, window: int, room: int, limit: Extent, wanted: Wanted
+) -> list[Extent]:
+    """The part of the window that is not covered yet, as far as there is room."""
+    planned: list[Extent] = []
+    backward = stream.backward
+    for wish in stream.wishes(stream.covered_units, window):
+        start, stop = max(wish.start, limit.start), min(wish.stop, limit.stop)
+        asked = wanted(start, stop) if start < stop else []
+        for extent in reversed(asked) if backward else asked:
+            taken = _nearest(extent, room, backward=backward)
+            if taken.length:
+                planned.append(taken)
+                stream.ahead.add(*taken)
+                room -= taken.length
+            if taken.length < extent.length:
+                reached = stream.units_to(taken.start if backward else taken.stop)
+                stream.covered_units = max(stream.covered_units, reached)
+                return planned
+    edge = stream.units_to(limit.start if backward else limit.stop)
+    stream.covered_units = max(stream.covered_units, min(window, edge))
+    return planned
+
+
+def _nearest(extent: Extent, units: int, *, backward: bool) -> Extent:
+    if extent.length <= units:
+        return extent
+    if backward:
+        return Extent(extent.stop - units, extent.stop)
+    return Extent(extent.start, extent.start + units)

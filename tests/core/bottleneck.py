@@ -45,7 +45,7 @@ class Link:
 
     rate: Figure
     rtt: Figure
-    turnaround: Figure = steady(0.0)
+    turnaround: Figure = lambda _: 0.0
     initial_cwnd_bytes: int = 0
     free_at: float = 0.0
     arrived_at: float = 0.0
@@ -107,7 +107,7 @@ class Reader:
     message_bytes: int = 64 << 10
     messages_per_request: int = 1
     may_ask: Callable[[float, int], bool] = lambda _now, _asked: True
-    delay: Figure = steady(0.0)  # from arrival to the next request: a busy event loop
+    delay: Figure = lambda _: 0.0  # from arrival to the next request: a busy event loop
     asked_bytes: int = 0
     log: list[tuple[float, int, float, int]] = field(default_factory=list)
     """(time, delivered bytes, queue, window) at every arrival."""

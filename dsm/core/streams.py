@@ -1,0 +1,236 @@
+"""Telling apart what one handle's reads are: streams that go on, and single reads.
+
+A stream is a position that moves in a way which can be continued:
+
+    sequential   ├──┤├──┤├──┤···▶           each read begins where the one before ended
+       (skips)   ├──┤  ├──┤├──┤ ├──┤···▶    or a little later
+    backward     ◀···├──┤├──┤├──┤
+    strided      ├┤      ├┤      ├┤···▶      equal distances between the starts, of either sign
+
+Every read either continues a stream or founds one; the sixteen used last are kept, which is all the
+history there is. A strided one is found as four reads at equal distances among those that founded
+something, whatever came between them. (Leap, ATC '20, takes the majority of recent distances,
+which fails where two streams are interleaved: then no distance has the majority.)
+
+What makes a stream worth following is its *proof*: PROOF_CONTIGUOUS for a read that continues it
+exactly, 1 for one that skips a little. Skips prove less, since among random reads of a small
+segment some fall a little behind each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dsm.core.extents import ExtentSet
+from dsm.model import Extent
+
+StreamKind = Literal["single", "sequential", "backward", "strided"]
+
+STREAMS_MAX = 16
+"""Interleaved streams per handle: columns of a table, channels of a capture. Each costs a look at
+every read that continues none."""
+
+PROOF_CONTIGUOUS = 3
+PROOF_WANTED = 3
+"""One exact continuation, or three skips in a row."""
+
+PROOF_MAX = 64
+
+SKIP_LENGTHS = 8
+"""Before a stream is proven, a skip is at the most this many times the read's length."""
+
+STRIDES_MISSED = 3
+"""Steps of a stride that may be left out and it is the same stream."""
+
+PIECES = 8
+"""Backward, what lies ahead is asked for in so many pieces, the nearest first."""
+
+RATE_WEIGHT = 0.25
+"""Of the newest read in the consumption rate: follows in four reads, ignores one that stalled."""
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One position that moves: the last read of it, and what was planned ahead of it."""
+
+    start: int
+    stop: int
+    at: float
+    kind: StreamKind = "single"
+    stride: int = 0
+    proof: int = 0
+    run_units: int = 0
+    """Read since it began: how far it may be trusted."""
+    rate_units_s: float = 0.0
+    ahead: ExtentSet = field(default_factory=ExtentSet)
+    """Planned, and not read yet."""
+    covered_units: int = 0
+    """So far ahead nothing is left to plan: it is planned, or was there."""
+    read_number: int = 0
+    """Of its last read, among all of the handle."""
+    useful: float = 1.0
+    """Of the units that it came past, the share that was read."""
+    dropped: bool = False
+    """Given up: what was ahead of it is stale."""
+
+    @property
+    def proven(self) -> bool:
+        return self.proof >= PROOF_WANTED
+
+    @property
+    def backward(self) -> bool:
+        """It moves towards lower indices."""
+        return self.kind == "backward" or self.stride < 0
+
+    def repeats(self, start: int, stop: int) -> bool:
+        return self.start <= start and stop <= self.stop
+
+    def proof_of(self, start: int, stop: int, gap_units: int) -> int:
+        """How much a read of `[start, stop)` would prove; 0: it is none of this stream."""
+        if self.kind == "strided":
+            steps, rest = divmod(start - self.start, self.stride)
+            return PROOF_CONTIGUOUS if not rest and 1 <= steps <= STRIDES_MISSED + 1 else 0
+        if self.kind != "backward" and self.start <= start <= self.stop < stop:
+            return PROOF_CONTIGUOUS
+        if self.kind != "sequential" and start < self.start <= stop <= self.stop:
+            return PROOF_CONTIGUOUS
+        if self.kind == "backward" or start < self.stop:
+            return 0
+        return 1 if start - self.stop <= self._skip_max(stop - start, gap_units) else 0
+
+    def _skip_max(self, length: int, gap_units: int) -> int:
+        """What is covered was fetched anyway: to read on from anywhere in it is a skip."""
+        if self.proven:
+            return max(gap_units, self.covered_units - 1)
+        return min(gap_units, SKIP_LENGTHS * length)
+
+    def continued(self, start: int, stop: int, now: float, proof: int) -> None:
+        if self.kind == "single":
+            self.kind = "backward" if start < self.start else "sequential"
+        if self.kind == "strided":
+            passed = (start - self.start) // self.stride * self._stride_length
+        else:
+            passed = self.units_to(start if self.kind == "backward" else stop)
+        fresh = min(passed, stop - start)
+        self._follow_rate(fresh, now)
+        if proof < PROOF_CONTIGUOUS:
+            self.useful += (fresh / passed - self.useful) / 8
+        self.start, self.stop, self.at = start, stop, now
+        self.run_units += fresh
+        self.covered_units = max(0, self.covered_units - passed)
+        self.proof = min(self.proof + proof, PROOF_MAX)
+        self._forget_passed()
+
+    def units_to(self, index: int) -> int:
+        """How many units it reads on its way to `index`, which is passed then."""
+        if self.kind == "strided":
+            way = (
+                self.start - index if self.stride < 0 else index - self.start - self._stride_length
+            )
+            return way // abs(self.stride) * self._stride_length
+        return self.start - index if self.kind == "backward" else index - self.stop
+
+    @property
+    def _stride_length(self) -> int:
+        return min(self.stop - self.start, abs(self.stride))
+
+    def _follow_rate(self, units: int, now: float) -> None:
+        if now > self.at:
+            rate = units / (now - self.at)
+            known = self.rate_units_s
+            self.rate_units_s = known + RATE_WEIGHT * (rate - known) if known else rate
+
+    def _forget_passed(self) -> None:
+        """What lies behind is read, or was skipped."""
+        first, last = self.ahead.first, self.ahead.last
+        if first is None or last is None:
+            return
+        if self.backward:
+            self.ahead.discard(self.start, last + 1)
+        else:
+            self.ahead.discard(first, self.stop)
+
+    def wishes(self, from_units: int, to_units: int) -> Iterator[Extent]:
+        """What it will read, as far as is known, so many units ahead; the first first."""
+        if self.kind == "strided":
+            length = self._stride_length
+            for step in range(from_units // length + 1, to_units // length + 1):
+                start = self.start + step * self.stride
+                yield Extent(start, start + length)
+        elif self.kind == "backward":
+            piece = max(self.stop - self.start, to_units // PIECES)
+            low = self.start - to_units
+            for stop in range(self.start - from_units, low, -piece):
+                yield Extent(max(stop - piece, low), stop)
+        elif from_units < to_units:
+            yield Extent(self.stop + from_units, self.stop + to_units)
+
+
+class StreamTable:
+    """The streams of one handle, the one that was read last first."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.reads = 0
+        self.returned = False
+        """The last read continued a stream that had been dropped."""
+
+    def accessed(self, start: int, stop: int, now: float, gap_units: int) -> Stream:
+        """The stream that this read continues, or founds. A repetition changes nothing."""
+        self.reads += 1
+        self.returned = False
+        stream, proof = self._best(start, stop, gap_units)
+        if stream is None:
+            stream = self._founded(start, stop, now)
+        else:
+            self.streams.remove(stream)
+            if proof:
+                self.returned, stream.dropped = stream.dropped, False
+                stream.continued(start, stop, now, proof)
+        self.streams.insert(0, stream)
+        stream.read_number = self.reads
+        return stream
+
+    def _best(self, start: int, stop: int, gap_units: int) -> tuple[Stream | None, int]:
+        best, best_proof = None, 0
+        for stream in self.streams:
+            if stream.repeats(start, stop):
+                return stream, 0
+            proof = stream.proof_of(start, stop, gap_units)
+            if proof == PROOF_CONTIGUOUS and stream.proven:
+                return stream, proof
+            if proof > best_proof:
+                best, best_proof = stream, proof
+        return best, best_proof
+
+    def _founded(self, start: int, stop: int, now: float) -> Stream:
+        stride = self._stride_to(start)
+        stream = Stream(start, stop, now, run_units=stop - start)
+        if stride:
+            stream.kind, stream.stride, stream.proof = "strided", stride, PROOF_WANTED
+            stream.run_units *= 4  # of this stride
+        return stream
+
+    def _stride_to(self, start: int) -> int:
+        """The distance at which three single reads lie before this one; 0 if there is none."""
+        singles = {s.start for s in self.streams if s.kind == "single"}
+        for near in singles:
+            stride = start - near
+            if stride and all(near - n * stride in singles for n in (1, 2)):
+                return stride
+        return 0
+
+    def missed(self, stream: Stream) -> int:
+        """Reads of others since its last one."""
+        return self.reads - stream.read_number
+
+    def trim(self) -> list[Stream]:
+        """Forget, and return, what is beyond the sixteen used last."""
+        forgotten = self.streams[STREAMS_MAX:]
+        del self.streams[STREAMS_MAX:]
+        return forgotten
+
+    def proven(self) -> list[Stream]:
+        return [s for s in self.streams if s.proven and not s.dropped]
