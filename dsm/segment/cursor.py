@@ -31,7 +31,8 @@ from dsm.segment.layout import (
     TAIL,
     unpack,
 )
-from dsm.segment.locks import close_in_child, is_locked, lock_exclusive
+from dsm.segment.locks import close_in_child, is_locked, lock_exclusive, unlock_all
+from dsm.segment.native import map_file
 
 _POLL_S_MIN, _POLL_S_MAX = 50e-6, 2e-3
 """A waiting producer polls, from often to seldom: readers ring no bell, they only store."""
@@ -48,8 +49,8 @@ class RingCursor:
             info, _ = unpack(os.pread(self._fd, ALIGN, 0), self._name, os.fstat(self._fd).st_size)
             if info.epoch != epoch:
                 raise EpochGone(self._name, "it was recreated; open it again")
-            self._mmap = mmap.mmap(self._fd, ALIGN, offset=CONTROL_OFFSET)
-            self._words = memoryview(self._mmap).cast("Q")
+            both = mmap.PROT_READ | mmap.PROT_WRITE
+            self._words = memoryview(map_file(self._fd, ALIGN, both, CONTROL_OFFSET)).cast("Q")
             self._index = self._take()
             self._words[CURSORS + self._index] = max(start, self._words[TAIL])
         except BaseException:
@@ -84,6 +85,7 @@ class RingCursor:
             return
         if self._index >= 0:
             self._words[CURSORS + self._index] = CURSOR_FREE
+            unlock_all(self._fd)
         self.abandon()
 
     def abandon(self) -> None:

@@ -36,6 +36,11 @@ def unlock(fd: int, byte: int) -> None:
     _set(fd, fcntl.F_UNLCK, byte)
 
 
+def unlock_all(fd: int) -> None:
+    """Also where a forked child still shares the description, so that closing would not do."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+
+
 def is_locked(fd: int, byte: int) -> bool:
     """Somebody else holds a lock on it, of whichever kind."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)

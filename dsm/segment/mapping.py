@@ -22,7 +22,8 @@ from dsm.errors import Closed, CorruptSegment, SegmentNotFound, WriterBusy
 from dsm.model import SegmentInfo
 from dsm.segment import layout
 from dsm.segment.files import name_of
-from dsm.segment.locks import close_in_child, lock_exclusive
+from dsm.segment.locks import close_in_child, lock_exclusive, unlock_all
+from dsm.segment.native import map_file
 
 
 class Mapping:
@@ -31,6 +32,7 @@ class Mapping:
     def __init__(self, path: Path, fd: int, *, write: bool) -> None:
         self.path = path
         self.fd = fd
+        self._pid = os.getpid()
         self.name = name_of(path)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -40,7 +42,7 @@ class Mapping:
         self.name = self.info.name
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
         size = layout.file_bytes(self.info)
-        self._mmap = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=prot)
+        self._mmap = map_file(fd, size, prot)
         self.memory = memoryview(self._mmap)
         start, stop = layout.CONTROL_OFFSET, layout.TABLES_OFFSET
         self.control = self.memory[start:stop].cast("Q")
@@ -83,6 +85,8 @@ class Mapping:
         with contextlib.suppress(BufferError):
             self._mmap.close()
         if self.fd >= 0:
+            if os.getpid() == self._pid:
+                unlock_all(self.fd)
             os.close(self.fd)
             self.fd = -1
 

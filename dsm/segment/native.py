@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 from functools import lru_cache
 from typing import Any
@@ -27,6 +28,20 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
     if number in (errno.EOPNOTSUPP, errno.ENOSYS):
         return False
     raise OSError(number, os.strerror(number), "fallocate(FALLOC_FL_PUNCH_HOLE)")
+
+
+def map_file(fd: int, length: int, prot: int, offset: int = 0) -> mmap.mmap:
+    """Map through an open file description of its own.
+
+    `mmap` keeps a duplicate of its descriptor as long as any view lives, in forked children too,
+    and with it would live every lock that was taken on `fd`.
+    """
+    flags = os.O_RDWR if prot & mmap.PROT_WRITE else os.O_RDONLY
+    own = os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(own, length, flags=mmap.MAP_SHARED, prot=prot, offset=offset)
+    finally:
+        os.close(own)
 
 
 class _Buffer(ctypes.Structure):
@@ -70,5 +85,5 @@ def loan_of(memory: memoryview) -> Any:
     """An exporter of `memory` that lives as long as any view derived of it, and can be weakly
     referenced: that is how a lender learns whether anything is still held."""
     loan = _loan_type(len(memory)).from_address(address_of(memory))
-    loan.owner = memory
+    loan.owner = memory[:]  # of its own: the lender may release his
     return loan
