@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from .trace import Trace
@@ -26,6 +26,11 @@ DELAY_MAX_S = 60.0  # TCP itself gives up soon after
 
 class ConfigError(ValueError):
     """A link was asked for that cannot be: says which value and what would be accepted."""
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} of {value:g}: a probability must be in [0, 1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,31 @@ class LinkConfig:
         except TypeError as error:
             raise ConfigError(f"cannot change a link by {dict(updates)}: {error}") from error
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it; `LinkConfig.of_plain` makes it a config again."""
+        return asdict(self)
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any]) -> LinkConfig:
+        """Raises `ConfigError`."""
+        updates = dict(plain)
+        if updates.get("bursts"):
+            updates["bursts"] = GilbertElliott(**updates["bursts"])
+        if updates.get("trace"):
+            updates["trace"] = Trace(tuple(updates["trace"]["times_ms"]))
+        return cls().changed(updates)
+
+    def brief(self) -> dict[str, Any]:
+        """What is not as by default, for people and reports: a trace by its mean rate only."""
+        found = {
+            name: value
+            for name, value in self.plain().items()
+            if value != getattr(_DEFAULT, name) and name != "trace"
+        }
+        if self.trace:
+            found["trace_mean_bps"] = round(self.trace.mean_rate_bps)
+        return found
+
     @property
     def mean_loss(self) -> float:
         return self.bursts.mean_loss if self.bursts else self.loss
@@ -145,6 +175,9 @@ class LinkConfig:
     def mean_rate_bps(self) -> float | None:
         """The rate, or the trace's long-run one; `None` where unshaped."""
         return self.trace.mean_rate_bps if self.trace else self.rate_bps
+
+
+_DEFAULT = LinkConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +213,3 @@ class Timeline:
             if self.repeat_s is None:
                 return
             base_s += self.repeat_s
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} of {value:g}: a probability must be in [0, 1]")

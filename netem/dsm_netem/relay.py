@@ -11,24 +11,18 @@ jitter and outages, but no loss, no slow start and no reordering; for those, see
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
+from .child import Child, ChildError
 from .config import ConfigError, LinkConfig
 
-START_TIMEOUT_S = 20.0  # a crowded machine takes seconds to start an interpreter
 Ways = Literal["forward", "backward", "both"]
 
 
 class RelayError(RuntimeError):
-    """The relay could not be started, or has ended: says why."""
+    """The relay could not be started, or is not running: says why."""
 
 
 class Relay:
@@ -57,7 +51,6 @@ class Relay:
     ) -> None:
         either = LinkConfig(rate_bps=rate_bps, delay_s=rtt_s / 2, queue_bytes=queue_bytes)
         self._setup = {
-            "parent_pid": os.getpid(),
             "target_host": target_host,
             "target_port": target_port,
             "forward": _plain(forward or either),
@@ -69,9 +62,7 @@ class Relay:
         }
         self.host = listen_host
         self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-        self._commands = 0
+        self._child: Child | None = None
 
     @property
     def address(self) -> str:
@@ -84,42 +75,19 @@ class Relay:
 
     def start(self) -> Self:
         """Raises `RelayError`."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dsm_netem.relay_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the parent, which closes the relay
-        )
-        watchdog = threading.Timer(START_TIMEOUT_S, self._process.kill)
-        watchdog.start()
         try:
-            answer = self._exchange(self._setup)
-        except RelayError:
-            self.close()
-            raise
-        finally:
-            watchdog.cancel()
-        if "error" in answer:
-            self.close()
-            raise RelayError(f"relay to {self._setup['target_host']}: {answer['error']}")
-        self.port = answer["port"]
+            self._child = Child("dsm_netem.relay_process", self._setup)
+        except ChildError as error:
+            target = f"{self._setup['target_host']}:{self._setup['target_port']}"
+            raise RelayError(f"relay to {target}: {error}") from error
+        self.port = self._child.answer["port"]
         return self
 
     def close(self) -> None:
         """Resets what is connected and ends the process; may be called twice."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        try:
-            process.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
 
     def set_rate(self, rate_bps: float | None, ways: Ways = "both") -> None:
         """From now on; what waits in the queue sees it too. `None` for unshaped."""
@@ -140,15 +108,15 @@ class Relay:
     def change(self, updates: Mapping[str, Any], ways: Ways = "both") -> None:
         """Changes any fields of the links' `LinkConfig`. Raises `ConfigError`."""
         named = ["forward", "backward"] if ways == "both" else [ways]
-        self._command("change", ways=named, updates=dict(updates))
+        self._running().command("change", ways=named, updates=dict(updates))
 
     def cut(self) -> int:
         """Resets all connections on both sides; returns how many. New ones are accepted."""
-        return int(self._command("cut"))
+        return int(self._running().command("cut"))
 
     def statistics(self) -> dict[str, Any]:
         """Per way bytes in and out, queue, lateness; connections; whether at real-time priority."""
-        result: dict[str, Any] = self._command("statistics")
+        result: dict[str, Any] = self._running().command("statistics")
         return result
 
     def __enter__(self) -> Self:
@@ -165,36 +133,13 @@ class Relay:
 
     def __repr__(self) -> str:
         target = f"{self._setup['target_host']}:{self._setup['target_port']}"
-        state = f"listening on {self.address}" if self._process else "not running"
+        state = f"listening on {self.address}" if self._child else "not running"
         return f"<Relay to {target}, {state}>"
 
-    def _command(self, verb: str, **arguments: Any) -> Any:
-        with self._lock:
-            self._commands += 1
-            answer = self._exchange({"id": self._commands, "do": verb, **arguments})
-        if "error" in answer:
-            raise ConfigError(answer["error"])
-        return answer["result"]
-
-    def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(message).encode() + b"\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except OSError as error:
-            raise RelayError(f"the relay process is gone: {error}") from error
-        if not line:
-            raise RelayError("the relay process ended without an answer")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
+    def _running(self) -> Child:
+        if self._child is None:
             raise RelayError("the relay is not running: use it as a context manager, or start it")
-        return self._process
+        return self._child
 
 
 def _plain(config: LinkConfig) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from random import Random
 from typing import Any, Protocol
 
@@ -91,7 +90,7 @@ class SharedLink:
             "queued_bytes": self._link.queued_bytes(time.monotonic_ns()),
             "queue_peak_bytes": counters.queue_peak_bytes,
             "lateness": self.lateness.summary(),
-            "config": {k: v for k, v in asdict(self._link.config).items() if k != "trace"},
+            "config": self._link.config.brief(),
         }
 
     def _size(self) -> None:

@@ -1,0 +1,84 @@
+"""The child's side of `child`: takes commands from standard input until that, or the parent, ends.
+
+The first line is what to set up, and is answered by what came of it or by an `error`. Every line
+after it names a verb and its arguments, and is answered by `result` or `error`. The
+parent's pidfd is watched too, because a pipe is kept open by whatever the parent has forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .config import ConfigError
+
+Verbs = Mapping[str, Callable[..., Any]]
+
+
+def read_setup() -> dict[str, Any]:
+    """What the parent wants; from here on Ctrl-C is left to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(0, "rb", buffering=0, closefd=False) as commands:
+        setup: dict[str, Any] = json.loads(commands.readline())
+    return setup
+
+
+def say(message: Mapping[str, Any]) -> None:
+    """One line to the parent."""
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+async def serve(parent_pid: int, verbs: Verbs) -> None:
+    """Answers commands; returns when there is nobody left to give any."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    pending = b""
+
+    def readable() -> None:
+        nonlocal pending
+        data = os.read(0, 65536)
+        if not data:
+            done.set()
+            return
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            _answer(json.loads(line), verbs)
+
+    try:
+        parent = os.pidfd_open(parent_pid)
+    except ProcessLookupError:
+        return
+    loop.add_signal_handler(signal.SIGTERM, done.set)
+    loop.add_reader(parent, done.set)
+    loop.add_reader(0, readable)
+    await done.wait()
+
+
+def serve_blocking(parent_pid: int, verbs: Verbs) -> None:
+    """The same for a process without an event loop of its own."""
+    try:
+        parent = os.pidfd_open(parent_pid)
+    except ProcessLookupError:
+        return
+    pending = b""
+    while parent not in select.select([0, parent], [], [])[0]:
+        data = os.read(0, 65536)
+        if not data:
+            return
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            _answer(json.loads(line), verbs)
+
+
+def _answer(command: dict[str, Any], verbs: Verbs) -> None:
+    try:
+        result = verbs[command["do"]](**command["with"])
+    except (ConfigError, OSError) as error:
+        say({"id": command["id"], "error": str(error)})
+    else:
+        say({"id": command["id"], "result": result})
