@@ -25,9 +25,6 @@ BACKOFF_S = 0.05
 BACKOFF_S_MAX = 2.0
 """Retries are spread over up to this, so that a node that comes back is not met by all at once."""
 
-CONNECT_S = 20.0
-"""One attempt; paths of 600 ms need four round trips."""
-
 KEEPALIVE_MS = 10_000
 """A path that went silent is noticed after this and as much again."""
 
@@ -36,7 +33,8 @@ class LaneOwner(Protocol):
     """The session, as a lane sees it."""
 
     def lane_opened(self, lane: int) -> None: ...
-    def lane_lost(self, lane: int, error: Exception, since: float) -> None: ...
+    def lane_connected(self, lane: int) -> None: ...
+    def lane_lost(self, lane: int, error: Exception) -> None: ...
     def frame_arrived(self, lane: int, message: bytes) -> None: ...
 
 
@@ -52,7 +50,6 @@ def new_channel(address: str, limits: Limits) -> aio.Channel:
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_MS),
             ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.enable_retries", 0),
         ],
@@ -71,7 +68,6 @@ class Lane:
         self._lz4 = lz4
         self._outgoing: deque[bytes] = deque()
         self._wake = asyncio.Event()
-        self._lost_at = asyncio.get_running_loop().time()
         self._task = asyncio.create_task(self._run(), name=f"dsm-lane-{number}")
 
     async def close(self) -> None:
@@ -95,7 +91,7 @@ class Lane:
 
     async def _run(self) -> None:
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((aio.AioRpcError, ConnectionError, TimeoutError)),
+            retry=retry_if_exception_type((aio.AioRpcError, ConnectionError)),
             wait=wait_random_exponential(multiplier=BACKOFF_S, max=BACKOFF_S_MAX),
             before_sleep=self._attempt_failed,
         )
@@ -105,28 +101,41 @@ class Lane:
                     await self._serve_once()
 
     def _attempt_failed(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
+        assert state.outcome is not None
+        error = state.outcome.exception()
         assert isinstance(error, Exception)
-        self._owner.lane_lost(self.number, error, self._lost_at)
+        self._owner.lane_lost(self.number, error)
 
     async def _serve_once(self) -> None:
-        """Until the stream is lost; raises where it did not come to be."""
+        """Until the stream is lost; raises where the node was not reached at all.
+
+        Requests may be put on the stream at once: they leave when the connection stands, which
+        saves the round trip of asking whether it does.
+        """
         channel = self._new_channel()
+        connected: asyncio.Task[None] | None = None
         try:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_S)
             call: Any = channel.stream_stream(PULL)()
             self._outgoing.clear()
             self._owner.lane_opened(self.number)
+            connected = asyncio.create_task(self._connected(call))
             sender = asyncio.create_task(self._send(call))
             try:
                 await self._receive(call)
             except (aio.AioRpcError, ConnectionError) as error:
-                self._lost_at = asyncio.get_running_loop().time()
-                self._owner.lane_lost(self.number, error, self._lost_at)
+                if not connected.done():
+                    raise
+                self._owner.lane_lost(self.number, error)
             finally:
                 sender.cancel()
+                connected.cancel()
         finally:
             await channel.close()
+
+    async def _connected(self, call: Any) -> None:
+        """The node sends its initial metadata as soon as the stream reaches it."""
+        await call.initial_metadata()
+        self._owner.lane_connected(self.number)
 
     async def _receive(self, call: Any) -> None:
         while (message := await call.read()) is not aio.EOF:

@@ -129,7 +129,7 @@ class SessionCore:
 
     def resume(self) -> None:
         if self.transport is not None:
-            self.transport.loop.create_task(self.transport.resume())
+            self.transport.resume()
 
     def abandon(self) -> None:
         self.transport = None

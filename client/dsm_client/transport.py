@@ -95,26 +95,31 @@ class Transport:
         self._lz4 = lz4
         self._lanes: list[Lane] = []
         self._open_lanes: set[int] = set()
+        self._connected_lanes: set[int] = set()
         self._control: aio.Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriptions: dict[str, _Subscription] = {}
         self._watch_requests: asyncio.Queue[pb.WatchRequest] = asyncio.Queue()
         self._pump_due = False
+        self._hello_done = asyncio.Event()
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._last_error: Exception | None = None
         self.loop = asyncio.get_running_loop()
 
     # ── life ──
 
     async def open(self) -> None:
         """Say hello, then open the lanes. Raises `NodeUnavailable`, `ProtocolMismatch`."""
-        self._control = new_channel(self.address, self.limits)
+        self._start()
         try:
             await self._hello()
         except BaseException:
-            await self._control.close()
+            await self.close()
             raise
-        self._start()
 
     def _start(self) -> None:
+        """Control channel and lanes connect at the same time, so that reads wait for neither."""
+        self._control = new_channel(self.address, self.limits)
         self._lanes = [
             Lane(n, self, lambda: new_channel(self.address, self.limits), lz4=self._lz4)
             for n in range(self._lanes_wanted)
@@ -132,13 +137,15 @@ class Transport:
         for lane in self._lanes:
             self._lane_is_lost(lane.number)
         self._lanes, self._tasks = [], []
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
         if self._control is not None:
             await self._control.close()
             self._control = None
 
-    async def resume(self) -> None:
+    def resume(self) -> None:
         """After `close`: the same again, with whatever is still wanted."""
-        self._control = new_channel(self.address, self.limits)
         self._start()
 
     # ── control calls ──
@@ -208,7 +215,7 @@ class Transport:
         self.puller.requests_max = self.limits.requests_max
         self.node_id, self.release = reply.node, reply.release
         self.proof = proof_from_pb(reply.locality)
-        await self.ping()
+        self._hello_done.set()
 
     async def ping(self) -> tuple[float, int]:
         """One round trip: its time in seconds, and the node's wall clock in nanoseconds."""
@@ -224,12 +231,13 @@ class Transport:
         return now - started, reply.node_ns
 
     async def _ping_forever(self) -> None:
+        await self._hello_done.wait()
         while True:
-            await asyncio.sleep(PING_S)
             try:
                 await self.ping()
             except DsmError as error:
                 log.debug("ping: %s", error)
+            await asyncio.sleep(PING_S)
 
     # ── reads ──
 
@@ -242,6 +250,7 @@ class Transport:
                     self._lanes[lane].send(request)
                 case Cancel(lane, id):
                     self._lanes[lane].cancel(id)
+        self._watch_patience()
 
     def pump_soon(self) -> None:
         """`pump` once this turn of the loop is over, however often it is asked for."""
@@ -287,21 +296,37 @@ class Transport:
         self.puller.lane_opened(lane, self.loop.time())
         self.pump_soon()
 
-    def lane_lost(self, lane: int, error: Exception, since: float) -> None:
-        if lane in self._open_lanes:
+    def lane_connected(self, lane: int) -> None:
+        self._connected_lanes.add(lane)
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+
+    def lane_lost(self, lane: int, error: Exception) -> None:
+        self._last_error = error
+        if lane in self._connected_lanes:
             self.counts.reconnects += 1
-            self._lane_is_lost(lane)
-        tried_s = self.loop.time() - since
-        if not self._open_lanes and tried_s >= self.retry_s:
-            away = NodeUnavailable(
-                self.address, f"not reached, tried for {tried_s:.1f} s ({_summary(error)})"
-            )
-            for owner in list(self.owners):
-                owner.failed(away)
+        self._lane_is_lost(lane)
         self.pump_soon()
+
+    def _watch_patience(self) -> None:
+        """While no lane is connected, readers wait for `retry_s` and are told then."""
+        if not self._connected_lanes and self._giving_up is None and self.puller.unfinished:
+            self._giving_up = self.loop.call_later(self.retry_s, self._give_up)
+
+    def _give_up(self) -> None:
+        self._giving_up = None
+        why = f" ({_summary(self._last_error)})" if self._last_error else ""
+        away = NodeUnavailable(
+            self.address,
+            f"not reached, tried for {self.retry_s:g} s; is a node running there?{why}",
+        )
+        for owner in list(self.owners):
+            owner.failed(away)
 
     def _lane_is_lost(self, lane: int) -> None:
         self._open_lanes.discard(lane)
+        self._connected_lanes.discard(lane)
         for id, owner in self.puller.lane_lost(lane, self.loop.time()):
             owner.interrupted(id)  # type: ignore[attr-defined]
 

@@ -20,6 +20,7 @@ without progress is repeated at the most `ATTEMPTS_MAX` times; every waiter is w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -256,8 +257,7 @@ class Fetcher:
     ) -> None:
         unit = self.source.unit_bytes(header_bytes)
         units = extent.length if park else max(1, int(self._request_bytes() / unit))
-        for start in range(extent.start, extent.stop, units):
-            piece = Extent(start, min(start + units, extent.stop))
+        for piece in _pieces(extent, units):
             id = self.puller.submit(
                 self.segment,
                 self.epoch,
@@ -323,3 +323,12 @@ class Fetcher:
             if waiter.extent.start < extent.stop and extent.start < waiter.extent.stop:
                 del self._waiters[token]
                 self.woken.append((token, error))
+
+
+def _pieces(extent: Extent, units: int) -> Iterator[Extent]:
+    """Cut into pieces of `units`; a remainder of less than half of that stays with the last."""
+    start = extent.start
+    while start < extent.stop:
+        stop = extent.stop if extent.stop - start < units * 3 // 2 else start + units
+        yield Extent(start, stop)
+        start = stop

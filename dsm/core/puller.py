@@ -202,6 +202,11 @@ class Puller:
         return sum(1 for entry in self._entries.values() if entry.lane < 0)
 
     @property
+    def unfinished(self) -> bool:
+        """Something is queued or unanswered."""
+        return bool(self._entries)
+
+    @property
     def unanswered(self) -> int:
         return sum(lane.unanswered for lane in self._lanes.values())
 

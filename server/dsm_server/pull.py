@@ -68,6 +68,7 @@ class PullStream:
     async def run(self) -> None:
         reader = asyncio.create_task(self._read_requests())
         closer = asyncio.create_task(self._await_closing())
+        await self._context.send_initial_metadata(())  # tells the client that it is connected
         try:
             await self._send_frames()
         finally:
