@@ -21,10 +21,19 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 FULL = 0.75
 """Of the window in flight: from here on it is the window that limits. Not 1, since requests are
 whole blocks or pages, and the asker may wait for room for a whole one."""
+
+FALL = 0.7
+"""Two rounds this far below the known rate are no noise, and neither is one below FALL_FAR."""
+
+FALL_FAR = 0.5
+
+RISE = 1.1
+"""Two rounds that each brought so much more: there is room beyond the window."""
 
 
 @dataclass(slots=True)
@@ -148,3 +157,23 @@ class WindowedMax:
         """Forget everything else."""
         self._samples.clear()
         self._samples.append((tick, value))
+
+
+class Trend:
+    """Whether the rate of rounds has left what was known, judged by more than one of them."""
+
+    def __init__(self) -> None:
+        self._fallen = 0
+        self._grown = 0
+        self._last_rate = float("inf")
+
+    def round_ended(self, round_rate: float, known_rate: float) -> Literal["fell", "level", "grew"]:
+        """`known_rate` is the largest of the rounds that are remembered, this one included."""
+        left = round_rate / known_rate
+        self._fallen += 2 if left < FALL_FAR else 1
+        if left >= FALL:
+            self._fallen = 0
+        grown = left >= 1.0 and round_rate > RISE * self._last_rate
+        self._grown = self._grown + 1 if grown else 0
+        self._last_rate = round_rate
+        return "fell" if self._fallen >= 2 else "grew" if self._grown >= 2 else "level"

@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dsm.core.delivery import Arrival, DeliveryMeter, WindowedMax
+from dsm.core.delivery import Arrival, DeliveryMeter, Trend, WindowedMax
 from dsm.core.latency import BaseLatency
 from dsm.model import PathEstimate
 
@@ -99,11 +99,6 @@ PROBE_ROUNDS = 8
 PROBE_GROWTH = 1.1
 """Half of PROBE_GAIN: the rate followed the window."""
 
-FALL = 0.7
-"""Two rounds this far below the rate are no noise, and neither is one below FALL_FAR."""
-
-FALL_FAR = 0.5
-
 
 class PathEstimator:
     """One per client-node path, all lanes together; bytes are wire bytes.
@@ -125,13 +120,11 @@ class PathEstimator:
         self._phase: Phase = "startup"
         self._phase_rounds = 0
         self._phase_bytes = min(WINDOW_BYTES_INITIAL, window_bytes_max)  # startup, drain, probe
-        self._phase_rate = 0.0  # startup, probe: what the rate is to exceed
+        self._phase_rate = 0.0  # that the phase set out from
         self._plateau_rounds = 0
         self._round = 0
         self._round_rate = 0.0
-        self._last_rate = 0.0  # of the round before
-        self._fallen_rounds = 0
-        self._grown_rounds = 0
+        self._trend = Trend()
         self._drain_until = 0.0
         self._fell = False  # the drain is there because the rate fell
 
@@ -240,9 +233,7 @@ class PathEstimator:
         else:
             self._latency.round_ended(now)
             self._steady_round_ended(now)
-        if self._round_rate:
-            self._round += 1
-            self._last_rate = self._round_rate
+        self._round += bool(self._round_rate)
         self._round_rate = 0.0
 
     def _startup_round_ended(self) -> None:
@@ -264,10 +255,12 @@ class PathEstimator:
             self._phase_rounds = 0
             return
         self._phase_rounds += 1
-        self._compare_rounds()
-        if self._fallen_rounds >= 2:
+        trend = "level"
+        if self._phase_rounds > 2:  # before, the samples reach back into the phase before
+            trend = self._trend.round_ended(self._round_rate, self._rate.value)
+        if trend == "fell":
             self._drain(now, gain=FALL_DRAIN_GAIN, fell=True)
-        elif self._grown_rounds >= 2:
+        elif trend == "grew":
             self._start_again(now)
         elif self._phase == "cruise" and now - self._latency.measured_at > BASE_S:
             self._drain(now, gain=DRAIN_GAIN, fell=False)
@@ -275,15 +268,6 @@ class PathEstimator:
             self._probed(now)
         elif self._phase == "cruise" and self._phase_rounds >= PROBE_ROUNDS:
             self._probe(now)
-
-    def _compare_rounds(self) -> None:
-        if self._phase_rounds <= 2:  # the samples reach back into the phase before
-            return
-        left = self._round_rate / self._rate.value
-        fallen = 2 if left < FALL_FAR else 1 if left < FALL else 0
-        self._fallen_rounds = self._fallen_rounds + fallen if fallen else 0
-        grown = self._round_rate > PROBE_GROWTH * self._last_rate and left >= 1.0
-        self._grown_rounds = self._grown_rounds + 1 if grown else 0
 
     def _probe(self, now: float) -> None:
         self._phase_rate = self._round_rate
@@ -302,6 +286,7 @@ class PathEstimator:
     def _drain(self, now: float, *, gain: float, fell: bool) -> None:
         self._fell = fell
         self._enter("drain")
+        self._phase_rate = self._round_rate
         self._phase_bytes = max(1, int(gain * self._round_rate * self._latency.base_s))
         self._drain_until = now + 4 * self._latency.loaded_s + 0.1  # to empty it, and a margin
         self._latency.expect_clear(self._phase_bytes, since=now)
@@ -312,7 +297,7 @@ class PathEstimator:
         if self._latency.clear_s:
             self._latency.replaced(now)
             if self._latency.base_s <= GROWTH * before_s:
-                self._rate.reset(self._round, self._last_rate)
+                self._rate.reset(self._round, self._phase_rate)
             self._enter("cruise")
         self._latency.forget_round()
 
@@ -323,4 +308,4 @@ class PathEstimator:
 
     def _enter(self, phase: Phase) -> None:
         self._phase, self._phase_rounds = phase, 0
-        self._fallen_rounds = self._grown_rounds = 0
+        self._trend = Trend()

@@ -24,31 +24,28 @@ takes turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from dsm.core.extents import ExtentSet
-from dsm.core.streams import Stream, StreamTable
+from dsm.core.streams import Stream, StreamTable, Wanted, nearest
 from dsm.model import Extent
 
 PatternKind = Literal["sequential", "strided", "backward", "random", "unknown"]
 Hint = Literal["sequential", "random", "normal"]
-Wanted = Callable[[int, int], list[Extent]]
 
 AHEAD_PER_RUN = 4
 """Times the run so far: the window grows fivefold in a round trip, faster than TCP's slow start
 beneath it, and Linux begins with the same four (get_init_ra_size)."""
 
-FREE_PART = 8
-"""A window is filled up when this part of it is free. Not half, as in Linux: the window is barely
-more than the path holds, and half of it would let the path run dry."""
-
 CREDIT_PER_READ = 0.05
 CREDIT_PER_HIT = 0.5
 CREDIT_READS = 8
-"""To begin with, in reads; and a debt is never more than ten times as many, so that a handle
-whose pattern has changed is trusted again soon."""
+"""To begin with, in reads."""
+
+CREDIT_READS_MAX = 80
+"""Of debt: a handle whose pattern has changed is trusted again soon. As much can be saved up, and a
+window more, so that a seek after a long run does not ruin the next one."""
 
 PROOF_WITHOUT_CREDIT = 24
 """Eight reads in a row."""
@@ -95,6 +92,7 @@ class PrefetchPlanner:
         self._needed = ExtentSet()
         self._stale = ExtentSet()
         self._gap_units = 0
+        self._window_units = 0
         self._credit = 0.0  # units
         self._credit_unit = 0.0  # the length of the first read
         self._patience = PATIENCE
@@ -164,22 +162,20 @@ class PrefetchPlanner:
         What `will_need` named is no speculation: it does not wait for the reader, only for room,
         and each call returns at the most a window of it.
         """
-        self._gap_units = gap_units
+        self._gap_units, self._window_units = gap_units, window_units
         room = max(0, window_units - self.ahead_units)
         planned = self._plan_needed(room, limit, wanted)
         asked = ExtentSet(planned)
+
+        def still_wanted(start: int, stop: int) -> list[Extent]:
+            return [m for extent in wanted(start, stop) for m in asked.missing(*extent)]
+
         for stream, window in self._windows(window_units):
-            if asked.total < room and _is_due(stream, window, delay_s):
-                extents = _plan_stream(
-                    stream,
-                    window,
-                    room - asked.total,
-                    limit,
-                    lambda a, b: [m for e in wanted(a, b) for m in asked.missing(*e)],
-                )
+            if asked.total < room and stream.is_due(window, delay_s):
+                extents = stream.plan(window, room - asked.total, limit, still_wanted)
+                planned += extents
                 for extent in extents:
                     asked.add(*extent)
-                planned += extents
         return planned
 
     @property
@@ -211,8 +207,9 @@ class PrefetchPlanner:
     # -- trust
 
     def _earn(self, units: float) -> None:
-        limit = 10 * CREDIT_READS * self._credit_unit
-        self._credit = min(max(self._credit + units, -limit), limit)
+        debt_max = CREDIT_READS_MAX * self._credit_unit
+        credit_max = debt_max + self._window_units
+        self._credit = min(max(self._credit + units, -debt_max), credit_max)
 
     def _trusts(self, stream: Stream) -> bool:
         if stream.useful < USEFUL_MIN or self._hint == "random":
@@ -244,7 +241,7 @@ class PrefetchPlanner:
         planned: list[Extent] = []
         for needed in self._needed.intersection(*limit):
             for extent in wanted(*needed):
-                taken = _nearest(extent, room, backward=False)
+                taken = nearest(extent, room)
                 if taken.length:
                     planned.append(taken)
                     room -= taken.length
@@ -270,41 +267,3 @@ class PrefetchPlanner:
             (stream, min(share, AHEAD_PER_RUN * stream.run_units))
             for stream, share in zip(streams, shares, strict=True)
         ]
-
-
-def _is_due(stream: Stream, window: int, delay_s: float) -> bool:
-    free = window - stream.covered_units
-    late = stream.covered_units < stream.rate_units_s * delay_s
-    return free > 0 and (late or free * FREE_PART >= window)
-
-
-def _plan_stream(
-    stream: Stream, window: int, room: int, limit: Extent, wanted: Wanted
-) -> list[Extent]:
-    """The part of the window that is not covered yet, as far as there is room."""
-    planned: list[Extent] = []
-    backward = stream.backward
-    for wish in stream.wishes(stream.covered_units, window):
-        start, stop = max(wish.start, limit.start), min(wish.stop, limit.stop)
-        asked = wanted(start, stop) if start < stop else []
-        for extent in reversed(asked) if backward else asked:
-            taken = _nearest(extent, room, backward=backward)
-            if taken.length:
-                planned.append(taken)
-                stream.ahead.add(*taken)
-                room -= taken.length
-            if taken.length < extent.length:
-                reached = stream.units_to(taken.start if backward else taken.stop)
-                stream.covered_units = max(stream.covered_units, reached)
-                return planned
-    edge = stream.units_to(limit.start if backward else limit.stop)
-    stream.covered_units = max(stream.covered_units, min(window, edge))
-    return planned
-
-
-def _nearest(extent: Extent, units: int, *, backward: bool) -> Extent:
-    if extent.length <= units:
-        return extent
-    if backward:
-        return Extent(extent.stop - units, extent.stop)
-    return Extent(extent.start, extent.start + units)

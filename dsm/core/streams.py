@@ -19,13 +19,14 @@ segment some fall a little behind each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dsm.core.extents import ExtentSet
 from dsm.model import Extent
 
+Wanted = Callable[[int, int], list[Extent]]
 StreamKind = Literal["single", "sequential", "backward", "strided"]
 
 STREAMS_MAX = 16
@@ -43,6 +44,10 @@ SKIP_LENGTHS = 8
 
 STRIDES_MISSED = 3
 """Steps of a stride that may be left out and it is the same stream."""
+
+FREE_PART = 8
+"""A window is filled up when this part of it is free. Not half, as in Linux: the window is barely
+more than the path holds, and half of it would let the path run dry."""
 
 PIECES = 8
 """Backward, what lies ahead is asked for in so many pieces, the nearest first."""
@@ -166,6 +171,42 @@ class Stream:
                 yield Extent(max(stop - piece, low), stop)
         elif from_units < to_units:
             yield Extent(self.stop + from_units, self.stop + to_units)
+
+    def is_due(self, window: int, delay_s: float) -> bool:
+        """Enough of its window is free, or it would come to the end of what is covered."""
+        free = window - self.covered_units
+        late = self.covered_units < self.rate_units_s * delay_s
+        return free > 0 and (late or free * FREE_PART >= window)
+
+    def plan(self, window: int, room: int, limit: Extent, wanted: Wanted) -> list[Extent]:
+        """What of its window is not covered yet, the nearest first, as far as there is room."""
+        planned: list[Extent] = []
+        for wish in self.wishes(self.covered_units, window):
+            start, stop = max(wish.start, limit.start), min(wish.stop, limit.stop)
+            asked = wanted(start, stop) if start < stop else []
+            for extent in reversed(asked) if self.backward else asked:
+                taken = nearest(extent, room, backward=self.backward)
+                if taken.length:
+                    planned.append(taken)
+                    self.ahead.add(*taken)
+                    room -= taken.length
+                if taken.length < extent.length:
+                    self._covered_to(taken.start if self.backward else taken.stop, window)
+                    return planned
+        self._covered_to(limit.start if self.backward else limit.stop, window)
+        return planned
+
+    def _covered_to(self, index: int, window: int) -> None:
+        self.covered_units = max(self.covered_units, min(self.units_to(index), window))
+
+
+def nearest(extent: Extent, units: int, *, backward: bool = False) -> Extent:
+    """The first `units` of it in the direction of reading."""
+    if extent.length <= units:
+        return extent
+    if backward:
+        return Extent(extent.stop - units, extent.stop)
+    return Extent(extent.start, extent.start + units)
 
 
 class StreamTable:
