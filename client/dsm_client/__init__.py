@@ -88,11 +88,7 @@ class Session:
 
     def ping(self) -> float:
         """Seconds of one round trip."""
-        return background().run(self._ping())
-
-    async def _ping(self) -> float:
-        transport = await self._core.ready()
-        return (await transport.ping())[0]
+        return background().run(self._core.ping())
 
     def path(self) -> PathEstimate:
         """What is known of the path: rate, round-trip time, window."""

@@ -37,6 +37,10 @@ class LazyBlock(Block):
     def payload(self) -> memoryview:
         return self.data[self.header_bytes :]
 
+    def loaded(self, whole: Block) -> None:
+        """It was fetched otherwise."""
+        self._whole = whole
+
     @property
     def is_loaded(self) -> bool:
         """The payload is here."""

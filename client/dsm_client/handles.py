@@ -53,6 +53,10 @@ class Handle:
             raise Closed(f"segment {self._name!r}: this handle is closed; open it again")
         return self._opened
 
+    def opened(self) -> Any:
+        """Where the bytes come from now; raises `Closed`."""
+        return self._source
+
     def _reopen(self) -> None:
         """In the child of a fork: the parent's connections are not ours."""
         self._generation = self._core.generation
@@ -158,8 +162,7 @@ class Ring(Handle):
         `Overrun`, `OutOfRange`, `ChecksumMismatch`, `NodeUnavailable`, `EpochGone`.
         """
         source = self._source
-        if seq < 0:
-            seq = _from_head(source, seq)
+        seq = self.from_head(seq)
         block = source.present(seq)
         return background().run(source.fetch(seq)) if block is None else block
 
@@ -169,21 +172,33 @@ class Ring(Handle):
         """Blocks `[start, stop)`; unless given, what is there now. The range is announced, so it
         is fetched ahead of the reader under every method but `zero_copy`."""
         source = self._source
-        position = source.position
-        start = position.tail if start is None else start
-        stop = position.head if stop is None else stop
-        announced = start
-        for seq in range(start, stop):
-            if seq >= announced:
-                announced = self._announce(source, seq, stop)
+        for seq in self.announced(start, stop):
             block = source.present(seq)
             yield background().run(source.fetch(seq)) if block is None else block
 
-    def _announce(self, source: RingSource, start: int, stop: int) -> int:
-        unit = source.info.capacity_bytes // max(1, source.info.slots)
-        upto = min(stop, start + max(1, WANT_BYTES // max(1, unit)))
-        source.want(start, upto)
-        return upto
+    def announced(self, start: int | None, stop: int | None) -> Iterator[int]:
+        """The sequence numbers of a range, each announced to the source before it comes."""
+        source = self._source
+        position = source.position
+        start = position.tail if start is None else start
+        stop = position.head if stop is None else stop
+        blocks = max(1, WANT_BYTES * source.info.slots // max(1, source.info.capacity_bytes))
+        for seq in range(start, stop):
+            if (seq - start) % blocks == 0:
+                source.want(seq, min(stop, seq + blocks))
+            yield seq
+
+    def from_head(self, seq: int) -> int:
+        """A negative `seq` counts from the head; raises `OutOfRange` beyond the tail."""
+        if seq >= 0:
+            return seq
+        position = self._source.position
+        if position.head + seq < position.tail:
+            raise OutOfRange(
+                f"segment {self._name!r} holds {position.head - position.tail} blocks; "
+                f"block {seq} from the head was asked for"
+            )
+        return position.head + seq
 
     def follow(
         self,
@@ -202,7 +217,7 @@ class Ring(Handle):
         source = self._source
         follower = Follower(self._name, start, on_lag, source.position)
         self.follower = follower
-        with self._registered(source, follower) as advance:
+        with self.registered(source, follower) as advance:
             while True:
                 try:
                     block = source.present(follower.next_seq)
@@ -226,7 +241,7 @@ class Ring(Handle):
         return background().run(source.wait_for(seq), timeout_s)
 
     @contextmanager
-    def _registered(self, source: RingSource, follower: Follower) -> Iterator[Any]:
+    def registered(self, source: RingSource, follower: Follower) -> Iterator[Any]:
         """A producer waits for this follower, if that was asked for."""
         if follower.on_lag != "block":
             yield lambda seq: None
@@ -291,14 +306,19 @@ class Region(Handle):
         `NodeUnavailable`, `EpochGone`.
         """
         source = self._source
-        size = source.info.size_bytes
+        length = self.check_extent(offset, length)
+        view = source.present(offset, length)
+        return background().run(source.fetch(offset, length)) if view is None else view
+
+    def check_extent(self, offset: int, length: int | None) -> int:
+        """The length that is meant; raises `OutOfRange`."""
+        size = self._source.info.size_bytes
         length = size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > size:
             raise OutOfRange(
                 f"segment {self._name!r} has {size} bytes; {length} at {offset} were asked for"
             )
-        view = source.present(offset, length)
-        return background().run(source.fetch(offset, length)) if view is None else view
+        return length
 
     @contextmanager
     def snapshot(self) -> Iterator[memoryview]:
@@ -313,18 +333,12 @@ class Region(Handle):
 
     def array(self) -> Any:
         """The whole region as a read-only numpy array of its dtype and shape (needs numpy)."""
+        return self.as_array(self.read())
+
+    def as_array(self, view: memoryview) -> Any:
+        """These bytes, the whole region's, as an array of its dtype and shape."""
         import numpy
 
         info = self.info
-        array = numpy.frombuffer(self.read(), dtype=numpy.dtype(info.dtype or "u1"))
+        array = numpy.frombuffer(view, dtype=numpy.dtype(info.dtype or "u1"))
         return array.reshape(info.shape) if info.shape else array
-
-
-def _from_head(source: RingSource, seq: int) -> int:
-    position = source.position
-    if position.head + seq < position.tail:
-        raise OutOfRange(
-            f"segment {source.info.name!r} holds {position.head - position.tail} blocks; "
-            f"block {seq} from the head was asked for"
-        )
-    return position.head + seq

@@ -74,8 +74,9 @@ class Lane:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def send(self, request: Request) -> None:
-        self._enqueue(request_to_pb(request, accept_lz4=self._lz4))
+    def send(self, request: Request) -> int:
+        """Queue it to be sent; returns its size."""
+        return self._enqueue(request_to_pb(request, accept_lz4=self._lz4))
 
     def cancel(self, id: int) -> None:
         self._enqueue(pb.PullRequest(id=id, cancel=pb.Cancel()))
@@ -85,9 +86,11 @@ class Lane:
         cursor = pb.Cursor(seq=seq or 0, ended=seq is None)
         self._enqueue(pb.PullRequest(id=id, segment=segment, epoch=epoch, cursor=cursor))
 
-    def _enqueue(self, message: pb.PullRequest) -> None:
-        self._outgoing.append(message.SerializeToString())
+    def _enqueue(self, message: pb.PullRequest) -> int:
+        data = message.SerializeToString()
+        self._outgoing.append(data)
         self._wake.set()
+        return len(data)
 
     async def _run(self) -> None:
         retrying = AsyncRetrying(

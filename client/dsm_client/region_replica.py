@@ -94,7 +94,7 @@ class RegionReplica(Replica):
         self.check()
         self.cache.check_room(self.info, length)
         pages = self.pages_of(offset, length)
-        self.fetcher.accessed(*pages, self.transport.loop.time())
+        self.fetcher.accessed(*pages, self.transport.now())
         for _ in range(CHASES_MAX):
             self.catch_up()
             try:
@@ -138,14 +138,14 @@ class RegionReplica(Replica):
     def read_ahead(self) -> None:
         self.choose()
         if self.method is Access.PREFETCH:
-            self.fetcher.plan_ahead(self.transport.loop.time(), None)
+            self.fetcher.plan_ahead(self.transport.now(), None)
 
     # ── versions ──
 
     def catch_up(self) -> None:
         """Move the shadow to the newest version, if it is known how, and no read is under way."""
         if self.is_behind and self._chain_whole and not self.fetcher.is_waiting:
-            self.fetcher.forget_requests(self.transport.loop.time())
+            self.fetcher.forget_requests(self.transport.now())
             self._advance(self.newest, tuple(self._pending))
 
     async def _refresh(self, pages: Extent) -> None:
@@ -166,7 +166,7 @@ class RegionReplica(Replica):
         if self.shadow.version != since:
             return  # another read was faster; look again
         first = frames[0][0]
-        self.fetcher.forget_requests(self.transport.loop.time())
+        self.fetcher.forget_requests(self.transport.now())
         if first.version > since:
             self._advance(first.version, runs_from_pb(first.changed))
         self.newest = max(self.newest, first.version)

@@ -85,7 +85,7 @@ class Replica:
         if self.error is None:
             self.error = Closed(f"segment {self.info.name!r}: the handle was closed")
         self._unsubscribe()
-        self.fetcher.forget_requests(self.transport.loop.time())
+        self.fetcher.forget_requests(self.transport.now())
         self.failed(self.error)
         self.transport.owners.discard(self)
         self.transport.pump_soon()
@@ -123,7 +123,7 @@ class Replica:
 
     def told(self) -> None:
         """Give the noted accesses to the planner, and read ahead."""
-        now = self.transport.loop.time()
+        now = self.transport.now()
         while self._noted:
             self.fetcher.accessed(*self._noted.popleft(), now)
         self.read_ahead()
@@ -140,7 +140,7 @@ class Replica:
     def choose(self) -> Choice:
         """Have `auto` look again."""
         if self.access is Access.AUTO:
-            now = self.transport.loop.time()
+            now = self.transport.now()
             path = self.transport.path.estimate(now)
             self.choice = self.policy.choose(path, now, pattern=self.planner.pattern(now))
         return self.choice
@@ -150,7 +150,7 @@ class Replica:
 
     def explain(self) -> str:
         """Why it reads as it does, in words."""
-        now = self.transport.loop.time()
+        now = self.transport.now()
         path = self.transport.path.estimate(now)
         pattern = self.planner.pattern(now)
         counts = self.counts
@@ -213,7 +213,7 @@ class Replica:
         self.error = EpochGone(
             self.info.name, f"{how} (epoch {self.info.epoch:016x} is over); open it again"
         )
-        self.fetcher.forget_requests(self.transport.loop.time())
+        self.fetcher.forget_requests(self.transport.now())
         self.failed(self.error)
 
     def settle(self) -> None:

@@ -106,7 +106,7 @@ class RingReplica(Replica):
     async def fetch(self, seq: int, header_bytes: int | None) -> None:
         """Have block `seq` present as deep as that."""
         self._check_range(seq)
-        now = self.transport.loop.time()
+        now = self.transport.now()
         self.fetcher.accessed(seq, seq + 1, now)
         if not self.missing(seq, seq + 1, header_bytes):
             self.read_ahead()
@@ -124,7 +124,7 @@ class RingReplica(Replica):
         """Have block `seq` present, which may not have been appended yet."""
         self.following = True
         self.planner.hint("sequential")
-        now = self.transport.loop.time()
+        now = self.transport.now()
         self.fetcher.accessed(seq, seq + 1, now)
         self.transport.loop.call_soon(self._read_ahead_soon)
         await self.need(seq, seq + 1, header_bytes, park=True)
@@ -157,7 +157,7 @@ class RingReplica(Replica):
 
     def read_ahead(self) -> None:
         """Under `prefetch` whole blocks; under `hybrid` headers; else nothing."""
-        now = self.transport.loop.time()
+        now = self.transport.now()
         while self.touches:
             touched, length, sequential = self.touches.popleft()
             self.policy.accessed(
@@ -174,7 +174,7 @@ class RingReplica(Replica):
         if self.following:
             by_bytes = self.info.capacity_bytes // RING_SHARE / max(1.0, self._block_bytes)
             park = max(1, min(self.info.slots // RING_SHARE, int(by_bytes)))
-        self.fetcher.plan_ahead(self.transport.loop.time(), self.depth, park_units=park)
+        self.fetcher.plan_ahead(self.transport.now(), self.depth, park_units=park)
 
     def _check_range(self, seq: int) -> None:
         self.check()

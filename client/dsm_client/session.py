@@ -218,13 +218,17 @@ class SessionCore:
         self._replicas.add(region)
         return RemoteRegion(region)
 
+    async def ping(self) -> float:
+        """Seconds of one round trip."""
+        return (await (await self.ready()).ping())[0]
+
     # ── figures ──
 
     def path(self) -> PathEstimate:
         """What is known of the path."""
         if self.transport is None:
             return PathEstimate()
-        return self.transport.path.estimate(self.transport.loop.time())
+        return self.transport.estimate()
 
     def counts(self) -> dict[str, int]:
         """What crossed the wire in this session so far; see `TransportCounts`."""

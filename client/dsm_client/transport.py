@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -30,7 +31,7 @@ from dsm.core.puller import Cancel, Puller, Send
 from dsm.core.reads import Read, Urgency
 from dsm.errors import DsmError, MalformedMessage, NodeUnavailable, ProtocolMismatch
 from dsm.locality import Proof
-from dsm.model import Event, Position
+from dsm.model import Event, PathEstimate, Position
 from dsm.wire.convert import event_from_pb, position_to_pb, proof_from_pb
 from dsm.wire.frame import BadFrame, decode_frame
 from dsm.wire.protocol import GOING_AWAY, VERSION_MAX, VERSION_MIN, Limits
@@ -105,6 +106,14 @@ class Transport:
         self._giving_up: asyncio.TimerHandle | None = None
         self._last_error: Exception | None = None
         self.loop = asyncio.get_running_loop()
+
+    @staticmethod
+    def now() -> float:
+        """The clock of the core's machines (an event loop's own may tick in milliseconds)."""
+        return time.monotonic()
+
+    def estimate(self) -> PathEstimate:
+        return self.path.estimate(self.now())
 
     # ── life ──
 
@@ -221,12 +230,12 @@ class Transport:
         """One round trip: its time in seconds, and the node's wall clock in nanoseconds."""
         assert self._control is not None
         stub: Any = ControlStub(self._control)
-        started = self.loop.time()
+        started = self.now()
         try:
             reply = await stub.Ping(pb.PingRequest(), timeout=CALL_S)
         except aio.AioRpcError as error:
             raise self._mapped(error, None) from None
-        now = self.loop.time()
+        now = self.now()
         self.path.rtt_sampled(now - started, now)
         return now - started, reply.node_ns
 
@@ -243,11 +252,11 @@ class Transport:
 
     def pump(self) -> None:
         """Send what is to be sent; called after whatever may have changed that."""
-        for action in self.puller.actions(self.loop.time()):
+        for action in self.puller.actions(self.now()):
             match action:
                 case Send(lane, request):
                     self.counts.requests += 1
-                    self._lanes[lane].send(request)
+                    self.counts.bytes_sent += self._lanes[lane].send(request)
                 case Cancel(lane, id):
                     self._lanes[lane].cancel(id)
         self._watch_patience()
@@ -293,7 +302,7 @@ class Transport:
 
     def lane_opened(self, lane: int) -> None:
         self._open_lanes.add(lane)
-        self.puller.lane_opened(lane, self.loop.time())
+        self.puller.lane_opened(lane, self.now())
         self.pump_soon()
 
     def lane_connected(self, lane: int) -> None:
@@ -327,11 +336,11 @@ class Transport:
     def _lane_is_lost(self, lane: int) -> None:
         self._open_lanes.discard(lane)
         self._connected_lanes.discard(lane)
-        for id, owner in self.puller.lane_lost(lane, self.loop.time()):
+        for id, owner in self.puller.lane_lost(lane, self.now()):
             owner.interrupted(id)  # type: ignore[attr-defined]
 
     def frame_arrived(self, lane: int, message: bytes) -> None:
-        now = self.loop.time()
+        now = self.now()
         self.counts.frames += 1
         self.counts.bytes_received += len(message)
         try:
