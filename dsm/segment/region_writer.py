@@ -63,6 +63,7 @@ class RegionWriter(RegionReader):
         self._writing = threading.Lock()
         self._free: set[int] = set()
         self._unwiped = set(range(self._info.buffers))
+        self._found_version = self.version
         self._held: dict[int, weakref.ref[Any]] = {}
         self._turn = self._current
         self._take_free()
@@ -163,7 +164,7 @@ class RegionWriter(RegionReader):
 
     def _wipe(self, index: int) -> None:
         """Make invalid what an earlier writer marked with a version that it never published."""
-        buffer, version = self._out[index], self.version
+        buffer, version = self._out[index], self._found_version
         for page, found in enumerate(buffer.versions.tolist()):
             if found > version:
                 buffer.versions[page] = VERSION_INVALID

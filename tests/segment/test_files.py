@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import time
@@ -29,6 +30,7 @@ from dsm.errors import (
 )
 from dsm.segment import (
     Bell,
+    RingWriter,
     create_region,
     create_region_shadow,
     create_ring,
@@ -190,18 +192,35 @@ def test_the_write_lock_dies_with_its_holder(root: Path) -> None:
 
 
 def test_a_forked_child_neither_writes_nor_keeps_the_lock(root: Path) -> None:
-    ring = create_ring(root, "a", capacity_bytes=4096)
-    view = ring.append(b"x") == 0 and ring.block(0).data
+    """Also where its parent dies without closing anything."""
+    create_ring(root, "a", capacity_bytes=4096).close()
+    ours, theirs = os.pipe()
 
-    def live_on() -> None:
-        with pytest.raises(Closed):
-            ring.append(b"y")
-        assert bytes(view) == b"x"
+    def parent() -> None:
+        ring = open_segment(root, "a", write=True)
+        assert isinstance(ring, RingWriter)
+        ring.append(b"x")
+        view = ring.block(0).data
+        if not (pid := os.fork()):
+            try:
+                ring.append(b"y")
+            except Closed:
+                os.write(theirs, view[:1])
+            time.sleep(60)
+        os.write(theirs, pid.to_bytes(4, "little"))
         time.sleep(60)
 
-    with running(live_on):
-        ring.close()
-        open_segment(root, "a", write=True).close()
+    with running(parent):
+        said = b""
+        while len(said) < 5:
+            said += os.read(ours, 5)
+    child = int.from_bytes(said.replace(b"x", b"", 1), "little")
+    try:
+        assert said[:1] == b"x" or said[-1:] == b"x"
+        ring = open_segment(root, "a", write=True)
+        assert ring.position.head == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_an_exiting_reader_harms_nothing(root: Path) -> None:
