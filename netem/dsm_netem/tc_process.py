@@ -27,6 +27,7 @@ from .topology import Path, Topology
 NETEM_MISSING = (
     "the kernel has no sch_netem (module sch_netem, CONFIG_NET_SCH_NETEM): use the tun backend"
 )
+QDISC = 0x10000  # 1:0
 
 
 class Router:
@@ -83,7 +84,7 @@ class Router:
     def _shape(self, verb: str, towards: str, config: LinkConfig) -> None:
         (device,) = self.netlink.link_lookup(ifname=f"to-{towards}"[:15])
         try:
-            self.netlink.tc(verb, "netem", device, "1:", **netem_arguments(config))
+            self.netlink.tc(verb, "netem", device, QDISC, **netem_arguments(config))
         except NetlinkError as error:
             raise NotPermitted(f"{NETEM_MISSING} ({error.args[-1]})") from error
 
