@@ -25,17 +25,16 @@ queued where TCP waits.
 
 startup  the window doubles every round, within STARTUP_GAIN × what was delivered.
 drain    less than the BDP, so that a request finds nothing of ours before it and its answer is a
-         clean `base`. When the rate fell, less than half of it, until that answer is there: with
+         clear `base`. When the rate fell, less than half of it, until that answer is there: with
          the window fixed, a slower path and a longer one look alike (rate × latency = window,
          Little's law); with little in flight, only a longer path still answers late. So this says
          which of the two figures to replace.
 cruise   the target as above: a little more than the BDP, so it finds new room by itself.
 probe    every eighth round a fifth more for two rounds. If the rate follows the window, then no
-         queue was there, and window ÷ rate is what a round really takes (Little's law again):
-         what it exceeds the base by is the margin. It holds what no clean request shows: an event
-         loop that is late, a server that is sometimes busy, jitter. Probes that bring nothing
-         wear it down again. Without it the window collapses where latency varies: less in flight,
-         a lower rate, so less in flight.
+         queue was there, and window ÷ rate is what a round really takes: what it exceeds the base
+         by is the margin. It holds what no clear request shows: an event loop that is late, jitter.
+         Probes that bring nothing wear it down. Without it the window collapses where latency
+         varies: less in flight, a lower rate, so less in flight.
 
 Rounds that the application did not fill change nothing: they are no evidence of a smaller path.
 """
@@ -58,7 +57,7 @@ WINDOW_BYTES_INITIAL = 256 << 10
 start it is TCP's slow start that limits, not this."""
 
 WINDOW_BYTES_MAX = 256 << 20
-"""Default memory budget of what is in flight: 10 Gbit/s × 200 ms."""
+"""Default budget of what is in flight: 10 Gbit/s × 200 ms."""
 
 RATE_ROUNDS = 10
 """Of the max filter, as in BBR: longer than a probe cycle, so that its best round is remembered."""
@@ -66,8 +65,9 @@ RATE_ROUNDS = 10
 BASE_S = 10.0
 """A base is measured again when it is older, as BBR's min RTT: it costs a quarter of a round."""
 
-STARTUP_GAIN = 3.0
-"""2 doubles every round; with 3 one late round does not end the doubling (BBR: 2.89)."""
+STARTUP_GAIN = 5.0
+"""2 doubles every round, but TCP's slow start beneath is two doublings further on by the time that
+a rate was seen: with 3 (BBR: 2.89) it waited for us for two rounds, with 4 for one."""
 
 CRUISE_GAIN = 1.2
 """A demand read waits behind 0.2 RTT of queue; 1.0 would never find new room."""
@@ -91,7 +91,8 @@ GROWTH = 1.25
 """Of the rate in a round, expected in startup; 2.0 would be perfect."""
 
 PLATEAU_ROUNDS = 3
-"""Without such growth, and startup is over (BBR): one may have been late, one limited by TCP."""
+"""Without such growth, and startup is over (BBR): one may have been late, one limited by TCP. One
+that brought a queue instead is enough (HyStart)."""
 
 PROBE_ROUNDS = 8
 """Between probes, as in BBR: the rate filter remembers the last one."""
@@ -103,9 +104,8 @@ PROBE_GROWTH = 1.1
 class PathEstimator:
     """One per client-node path, all lanes together; bytes are wire bytes.
 
-    Ask for more while `in_flight_bytes < window_bytes(now)`; a demand read need not ask. Messages
-    (what arrives at a time) are best kept below a tenth of the window: one is added to it, since
-    the bytes of a message arrive when its last one does.
+    Ask for more while `in_flight_bytes < window_bytes(now)`; a demand read need not ask. Keep
+    messages (what arrives at a time) below a tenth of the window: one is added to it.
     """
 
     def __init__(self, *, window_bytes_max: int = WINDOW_BYTES_MAX) -> None:
@@ -127,8 +127,6 @@ class PathEstimator:
         self._trend = Trend()
         self._drain_until = 0.0
         self._fell = False  # the drain is there because the rate fell
-
-    # -- inputs
 
     def request_sent(
         self, request_id: int, bytes_expected: int, now: float, *, app_limited: bool = False
@@ -162,15 +160,13 @@ class PathEstimator:
         self._meter.forget(request_id)
 
     def request_abandoned(self, request_id: int, now: float) -> None:
-        """Cancelled or lost; bytes of it that still arrive count as delivered."""
+        """Cancelled or lost; what still arrives of it counts as delivered."""
         self._meter.forget(request_id)
 
     def rtt_sampled(self, rtt_s: float, now: float) -> None:
         """From pings, and from the first byte of small demand reads."""
         self._rtt.sampled(now, -rtt_s)
         self._latency.pinged(-self._rtt.value, now)
-
-    # -- what follows from them
 
     @property
     def in_flight_bytes(self) -> int:
@@ -201,8 +197,6 @@ class PathEstimator:
         gain = PROBE_GAIN if self._phase == "probe" else 1.0
         return int(gain * (self._rate.value * ahead_s + self._message.value))
 
-    # -- samples
-
     def _rate_sampled(self, arrival: Arrival) -> None:
         evidence = not arrival.limited and self._phase != "drain"
         if evidence:
@@ -216,14 +210,9 @@ class PathEstimator:
         if self._phase == "startup":
             self._latency.first_answered(first_byte_s, wire_bytes, now)
             return
-        self._latency.answered(
-            first_byte_s,
-            wire_bytes / self._rate.value,
-            ahead_bytes=arrival.ahead_bytes,
-            sent_at=arrival.sent_at,
-        )
-
-    # -- rounds
+        ahead_bytes, sent_at = arrival.ahead_bytes, arrival.sent_at
+        message_s = wire_bytes / self._rate.value
+        self._latency.answered(first_byte_s, message_s, ahead_bytes=ahead_bytes, sent_at=sent_at)
 
     def _round_ended(self, now: float) -> None:
         if self._phase == "startup":
@@ -246,7 +235,8 @@ class PathEstimator:
             self._phase_rate, self._plateau_rounds = self._rate.value, 0
             return
         self._plateau_rounds += 1
-        if self._plateau_rounds >= PLATEAU_ROUNDS:
+        queued = self._latency.loaded_s > 2 * self._latency.base_s
+        if queued or self._plateau_rounds >= PLATEAU_ROUNDS:
             self._latency.rate_known(self._rate.value)
             self._enter("cruise")
 
@@ -255,9 +245,8 @@ class PathEstimator:
             self._phase_rounds = 0
             return
         self._phase_rounds += 1
-        trend = "level"
-        if self._phase_rounds > 2:  # before, the samples reach back into the phase before
-            trend = self._trend.round_ended(self._round_rate, self._rate.value)
+        settled = self._phase_rounds > 2  # before, the samples reach back into the phase before
+        trend = settled and self._trend.round_ended(self._round_rate, self._rate.value)
         if trend == "fell":
             self._drain(now, gain=FALL_DRAIN_GAIN, fell=True)
         elif trend == "grew":
