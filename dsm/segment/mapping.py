@@ -31,7 +31,7 @@ class Mapping:
 
     def __init__(self, path: Path, fd: int, *, write: bool) -> None:
         self.path = path
-        self.fd = fd
+        self.fd = -1  # ours to close only when all of this has worked
         self._pid = os.getpid()
         self.name = name_of(path)
         status = os.fstat(fd)
@@ -46,6 +46,7 @@ class Mapping:
         self.memory = memoryview(self._mmap)
         start, stop = layout.CONTROL_OFFSET, layout.TABLES_OFFSET
         self.control = self.memory[start:stop].cast("Q")
+        self.fd = fd
 
     @classmethod
     def open(cls, path: Path, *, write: bool) -> Mapping:
@@ -84,11 +85,19 @@ class Mapping:
                 view.release()
         with contextlib.suppress(BufferError):
             self._mmap.close()
-        if self.fd >= 0:
+        self._close_fd()
+
+    def _close_fd(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
             if os.getpid() == self._pid:
-                unlock_all(self.fd)
-            os.close(self.fd)
-            self.fd = -1
+                unlock_all(fd)
+            os.close(fd)
+
+    def __del__(self) -> None:
+        """A handle that was dropped without being closed must not keep its locks."""
+        with contextlib.suppress(AttributeError):
+            self._close_fd()
 
 
 class ClosedWords:

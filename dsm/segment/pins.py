@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from contextlib import suppress
 
 from dsm.segment.layout import LOCK_BUFFER
 from dsm.segment.locks import lock_shared, unlock
@@ -58,3 +59,7 @@ class Pins:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):
+            self.abandon()

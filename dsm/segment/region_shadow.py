@@ -98,13 +98,9 @@ class RegionShadow(RegionReader):
         if length <= 0:
             return True
         page_bytes = self._info.page_bytes
-        start = self._filled_at()
-        return (
-            self._mapping.find_zero(
-                start + offset // page_bytes, start + -(-(offset + length) // page_bytes)
-            )
-            < 0
-        )
+        base = self._filled_at()
+        start, stop = offset // page_bytes, -(-(offset + length) // page_bytes)
+        return self._mapping.find_zero(base + start, base + stop) < 0
 
     def missing(self, first_page: int = 0, stop_page: int | None = None) -> list[Extent]:
         """Pages that are not here."""
@@ -135,9 +131,8 @@ class RegionShadow(RegionReader):
         span = page_span(self._info, first, stop)
         if not self.covered(span.start, span.stop - span.start):
             raise NotFilled(self.name, f"pages [{first}, {stop}) were not all pulled yet")
-        held = RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
-        with held:
-            return held.copy_pages(first, stop)
+        snapshot = RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
+        return snapshot.copy_pages(first, stop)
 
     def _filled_at(self) -> int:
         place = self._layout

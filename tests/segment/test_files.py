@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -189,6 +190,17 @@ def test_the_write_lock_dies_with_its_holder(root: Path) -> None:
         with pytest.raises(WriterBusy):
             open_segment(root, "a", write=True)
     open_segment(root, "a", write=True).close()
+
+
+def test_a_dropped_handle_keeps_nothing(root: Path) -> None:
+    create_ring(root, "a", capacity_bytes=4096)
+    open_segment(root, "a", write=True)
+    count = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        open_segment(root, "a", write=True)
+        with contextlib.suppress(SegmentNotFound):
+            open_segment(root, "b")
+    assert len(list(Path("/proc/self/fd").iterdir())) == count
 
 
 def test_a_forked_child_neither_writes_nor_keeps_the_lock(root: Path) -> None:

@@ -212,7 +212,8 @@ def test_what_a_dead_writer_left_unpublished_is_never_taken_for_good(root: Path)
     with contextlib.suppress(KeyboardInterrupt), region.write(0, 1) as view:
         view[0] = 7
     region.close()
-    late = Pins(open_region(root, "s").fileno())
+    reader = open_region(root, "s")
+    late = Pins(reader.fileno())
     assert late.take(1)  # a reader that sleeps in mid-pin: the next writer goes elsewhere
     writer = open_segment(root, "s", write=True)
     assert isinstance(writer, RegionWriter)
