@@ -49,6 +49,7 @@ class RegionShadow(RegionReader):
         super().__init__(mapping)
         self._writable = write
         self._layout = region_layout(self._info)
+        self._filled_at = self._layout.table + self._layout.filled_at
         self._out = buffers_of(self._info, mapping.memory)
         self._memory = Reservation(
             mapping.fd,
@@ -84,10 +85,11 @@ class RegionShadow(RegionReader):
         """
         if offset < 0 or length < 0 or offset + length > self._size:
             self._extent(offset, length)
-        view = self._leases.view(self._current)[offset : offset + length]
+        index = self._current
+        view = self._leases.view(index)[offset : offset + length]
         # Looked at after the view exists: an `advance` that took pages away before is seen here,
         # and a later one sees that the view is held.
-        if not self.covered(offset, length):
+        if not self._covered(index, offset, length):
             raise NotFilled(
                 self.name, f"bytes [{offset}, {offset + length}) were not all pulled yet"
             )
@@ -95,10 +97,13 @@ class RegionShadow(RegionReader):
 
     def covered(self, offset: int, length: int) -> bool:
         """All pages that these bytes touch are here."""
+        return self._covered(self._current, offset, length)
+
+    def _covered(self, index: int, offset: int, length: int) -> bool:
         if length <= 0:
             return True
         page_bytes = self._info.page_bytes
-        base = self._filled_at()
+        base = self._filled_at + index * self._layout.table_bytes
         start, stop = offset // page_bytes, -(-(offset + length) // page_bytes)
         return self._mapping.find_zero(base + start, base + stop) < 0
 
@@ -118,7 +123,7 @@ class RegionShadow(RegionReader):
             version, index = self.version, self._current
             view = self._leases.view(index)[:]
             tables = Buffer(*[table[:] for table in self._buffers[index]])
-        if not self.covered(0, self._size):
+        if not self._covered(index, 0, self._size):
             raise NotFilled(self.name, f"version {version} was not all pulled yet")
         return RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
 
@@ -129,14 +134,10 @@ class RegionShadow(RegionReader):
             view = self._leases.view(index)[:]
             tables = Buffer(*[table[:] for table in self._buffers[index]])
         span = page_span(self._info, first, stop)
-        if not self.covered(span.start, span.stop - span.start):
+        if not self._covered(index, span.start, span.stop - span.start):
             raise NotFilled(self.name, f"pages [{first}, {stop}) were not all pulled yet")
         snapshot = RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
         return snapshot.copy_pages(first, stop)
-
-    def _filled_at(self) -> int:
-        place = self._layout
-        return place.table + self._current * place.table_bytes + place.filled_at
 
     # -- filling ----------------------------------------------------------------------------
 
