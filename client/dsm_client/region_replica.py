@@ -94,7 +94,7 @@ class RegionReplica(Replica):
         self.check()
         self.cache.check_room(self.info, length)
         pages = self.pages_of(offset, length)
-        self.fetcher.accessed(*pages, self.transport.now())
+        self.accessed(*pages)
         for _ in range(CHASES_MAX):
             self.catch_up()
             try:

@@ -55,9 +55,11 @@ class Replica:
         self.choice = Choice(access)
         self.error: DsmError | None = None
         """Why nothing more can be fetched: the segment is gone, or the handle closed."""
+        self.is_closed = False
         self.fetcher: Fetcher
         self._tokens = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._telling = False
         self._noted: deque[tuple[int, int]] = deque(maxlen=4 * ACCESSES_NOTED)
 
     def _start(self, presence: Presence, source: Source) -> None:
@@ -82,6 +84,9 @@ class Replica:
 
     def close(self) -> None:
         """Let go of the network; who waits is told."""
+        if self.is_closed:
+            return
+        self.is_closed = True
         if self.error is None:
             self.error = Closed(f"segment {self.info.name!r}: the handle was closed")
         self._unsubscribe()
@@ -119,15 +124,27 @@ class Replica:
     def note(self, start: int, stop: int) -> bool:
         """A read was answered by the shadow; true when `tell` is due. Any thread."""
         self._noted.append((start, stop))
-        return len(self._noted) >= ACCESSES_NOTED
+        if self._telling or len(self._noted) < ACCESSES_NOTED:
+            return False
+        self._telling = True
+        return True
 
     def told(self) -> None:
-        """Give the noted accesses to the planner, and read ahead."""
+        """Read ahead after the noted accesses."""
+        self._tell_noted()
+        self.read_ahead()
+        self.settle()
+
+    def accessed(self, start: int, stop: int) -> None:
+        """A read goes to the network; the planner hears of it in its turn."""
+        self._tell_noted()
+        self.fetcher.accessed(start, stop, self.transport.now())
+
+    def _tell_noted(self) -> None:
+        self._telling = False
         now = self.transport.now()
         while self._noted:
             self.fetcher.accessed(*self._noted.popleft(), now)
-        self.read_ahead()
-        self.settle()
 
     def read_ahead(self) -> None:
         raise NotImplementedError
@@ -140,8 +157,7 @@ class Replica:
     def choose(self) -> Choice:
         """Have `auto` look again."""
         if self.access is Access.AUTO:
-            now = self.transport.now()
-            path = self.transport.path.estimate(now)
+            now, path = self.transport.now(), self.transport.estimate()
             self.choice = self.policy.choose(path, now, pattern=self.planner.pattern(now))
         return self.choice
 
@@ -150,8 +166,7 @@ class Replica:
 
     def explain(self) -> str:
         """Why it reads as it does, in words."""
-        now = self.transport.now()
-        path = self.transport.path.estimate(now)
+        now, path = self.transport.now(), self.transport.estimate()
         pattern = self.planner.pattern(now)
         counts = self.counts
         lines = [

@@ -106,8 +106,7 @@ class RingReplica(Replica):
     async def fetch(self, seq: int, header_bytes: int | None) -> None:
         """Have block `seq` present as deep as that."""
         self._check_range(seq)
-        now = self.transport.now()
-        self.fetcher.accessed(seq, seq + 1, now)
+        self.accessed(seq, seq + 1)
         if not self.missing(seq, seq + 1, header_bytes):
             self.read_ahead()
             self.settle()
@@ -124,8 +123,7 @@ class RingReplica(Replica):
         """Have block `seq` present, which may not have been appended yet."""
         self.following = True
         self.planner.hint("sequential")
-        now = self.transport.now()
-        self.fetcher.accessed(seq, seq + 1, now)
+        self.accessed(seq, seq + 1)
         self.transport.loop.call_soon(self._read_ahead_soon)
         await self.need(seq, seq + 1, header_bytes, park=True)
 

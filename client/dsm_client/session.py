@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from dsm.errors import Closed, SegmentNotFound, UsageError, WrongKind
 from dsm.locality import is_local
@@ -87,7 +88,7 @@ class SessionCore:
         self.generation = 0
         """Grows when a fork makes a new process of this one: handles open themselves again."""
         self._closed = False
-        self._replicas: set[RingReplica | RegionReplica] = set()
+        self._replicas: WeakSet[RingReplica | RegionReplica] = WeakSet()
 
     # ── life, in the loop ──
 
@@ -134,7 +135,7 @@ class SessionCore:
     def abandon(self) -> None:
         self.transport = None
         self.generation += 1
-        self._replicas = set()
+        self._replicas = WeakSet()
         self.cache = ShadowCache(self.cache.root, self.cache.budget_bytes, self.address)
 
     # ── segments, in the loop ──
