@@ -18,6 +18,10 @@ from __future__ import annotations
 LEAST_S = 1e-4
 """No path is shorter, once a message's time has been subtracted from what it took."""
 
+FAR_BELOW = 0.8
+"""Of the base: the path has become shorter, and it was cleared by the measure of the longer one; so
+it was not clear, and is worth another look at once."""
+
 
 class BaseLatency:
     """Fed with every first answer; one round after the other."""
@@ -80,8 +84,9 @@ class BaseLatency:
     def round_ended(self, now: float) -> None:
         told_s = self._clear.value or self._any.value
         if self._clear.value or 0 < told_s < self.base_s:
+            far = told_s < FAR_BELOW * self.base_s
+            self.measured_at = float("-inf") if far else now
             self.base_s += (told_s - self.base_s) / 2
-            self.measured_at = now
         self.forget_round()
 
     def forget_round(self) -> None:
