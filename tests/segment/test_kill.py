@@ -65,6 +65,7 @@ def test_ring(root: Path) -> None:
                 block.verify()
                 assert bytes(block) == content.block(block.seq)
         kills += 1
+    print("kills", kills, "of which grew", grown)
     assert grown > kills // 5, "too few lives got to append: this run proved nothing"
 
 
@@ -110,4 +111,5 @@ def test_region(root: Path) -> None:
                         wanted = content.page(wrote, page)
                         assert view[page * 4096 : page * 4096 + 4096] == wanted
         kills += 1
+    print("kills", kills, "of which grew", grown)
     assert grown > kills // 5, "too few lives got to commit: this run proved nothing"
