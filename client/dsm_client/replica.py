@@ -56,7 +56,6 @@ class Replica:
         self.error: DsmError | None = None
         """Why nothing more can be fetched: the segment is gone, or the handle closed."""
         self.is_closed = False
-        self.is_closed = False
         self.fetcher: Fetcher
         self._tokens = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[None]] = {}
