@@ -1,9 +1,11 @@
 """Bulk frames: protobuf on the wire, but the payload never goes through the protobuf library.
 
-A `PullFrame` is two length-delimited fields, header (1) and payload (15), in that order:
+A `PullFrame` is three fields, header (1), checksum (2) and payload (15), in that order:
 
-    0x0A │ varint │ FrameHeader │ 0x7A │ varint │ payload ...
-    ─────────── small ────────────────────────── │ ── up to Limits.frame_bytes_max
+    0x0A │ varint │ FrameHeader │ 0x15 │ CRC-32C │ 0x7A │ varint │ payload ...
+    ─────────────────────── small ─────────────────────────────── │ ── up to frame_bytes_max
+
+The checksum covers header and payload; whatever else is damaged contradicts the message's length.
 
 `encode_frame` joins them with one copy of the payload's pieces; `decode_frame` hands out a view of
 the payload inside the message that gRPC received, without a copy. The same bytes parse with any
@@ -23,6 +25,8 @@ from dsm.wire.v1 import wire_pb2 as pb
 Buffer = bytes | bytearray | memoryview
 
 _HEADER_TAG = 0x0A
+_CRC_TAG = 0x15
+_CRC_BYTES = 4
 _PAYLOAD_TAG = 0x7A
 
 HEADER_BYTES_MAX = 1 << 20
@@ -36,34 +40,29 @@ class BadFrame(ValueError):
 def encode_frame(header: pb.FrameHeader, pieces: Sequence[Buffer]) -> bytes:
     """Serialize a frame whose payload is `pieces`, one after the other.
 
-    Sets `crc`, and `decoded_bytes` unless the caller compressed the pieces and set it already.
+    Sets `decoded_bytes`, unless the caller compressed the pieces and set it already.
     """
     size = sum(len(piece) for piece in pieces)
-    crc = 0
-    for piece in pieces:
-        crc = crc32c.crc32c(piece, crc)
-    header.crc = crc
     if header.codec == pb.RAW:
         header.decoded_bytes = size
     head = header.SerializeToString()
-    prefix = b"".join(
-        (b"\x0a", _varint(len(head)), head, b"\x7a", _varint(size))
-        if size
-        else (b"\x0a", _varint(len(head)), head)
-    )
-    return b"".join((prefix, *pieces))
+    crc = crc32c.crc32c(head)
+    for piece in pieces:
+        crc = crc32c.crc32c(piece, crc)
+    prefix = (b"\x0a", _varint(len(head)), head, b"\x15", crc.to_bytes(_CRC_BYTES, "little"))
+    if not size:
+        return b"".join(prefix)
+    return b"".join((*prefix, b"\x7a", _varint(size), *pieces))
 
 
 def decode_frame(message: bytes, frame_bytes_max: int) -> tuple[pb.FrameHeader, memoryview]:
-    """Header and decompressed payload; the payload's CRC-32C is checked.
+    """Header and decompressed payload; the CRC-32C of both is checked.
 
     Raises `BadFrame` for whatever a correct node would not have sent.
     """
     view = memoryview(message)
     header, start, size = _split(view)
     payload = view[start : start + size]
-    if crc32c.crc32c(payload) != header.crc:
-        raise BadFrame("the payload's checksum is wrong")
     if header.decoded_bytes > frame_bytes_max:
         raise BadFrame(f"a payload of {header.decoded_bytes} bytes; {frame_bytes_max} were agreed")
     if header.codec == pb.LZ4:
@@ -90,24 +89,30 @@ def _decompress(payload: memoryview, size: int) -> memoryview:
 
 def _split(view: memoryview) -> tuple[pb.FrameHeader, int, int]:
     """The header, and where the payload begins and how long it is."""
-    if not len(view) or view[0] != _HEADER_TAG:
-        raise BadFrame("it does not begin with a header")
-    size, at = _read_varint(view, 1)
-    if size > HEADER_BYTES_MAX or at + size > len(view):
+    size, start = _field_bytes(view, 0, _HEADER_TAG)
+    at = start + size
+    if size > HEADER_BYTES_MAX or at + 1 + _CRC_BYTES > len(view) or view[at] != _CRC_TAG:
         raise BadFrame(f"a header of {size} bytes in a message of {len(view)}")
-    try:
-        header = pb.FrameHeader.FromString(bytes(view[at : at + size]))
-    except DecodeError as error:
-        raise BadFrame(f"the header does not parse: {error}") from None
-    at += size
-    if at == len(view):
-        return header, at, 0
-    if view[at] != _PAYLOAD_TAG:
-        raise BadFrame("something other than a payload follows the header")
-    size, at = _read_varint(view, at + 1)
+    head = bytes(view[start:at])
+    said = int.from_bytes(view[at + 1 : at + 1 + _CRC_BYTES], "little")
+    at, size = at + 1 + _CRC_BYTES, 0
+    if at < len(view):
+        size, at = _field_bytes(view, at, _PAYLOAD_TAG)
     if at + size != len(view):
         raise BadFrame(f"a payload of {size} bytes where {len(view) - at} follow")
-    return header, at, size
+    if crc32c.crc32c(view[at:], crc32c.crc32c(head)) != said:
+        raise BadFrame("its checksum is wrong")
+    try:
+        return pb.FrameHeader.FromString(head), at, size
+    except DecodeError as error:
+        raise BadFrame(f"the header does not parse: {error}") from None
+
+
+def _field_bytes(view: memoryview, at: int, tag: int) -> tuple[int, int]:
+    """Length of the field with this tag at `at`, and where its content begins."""
+    if at >= len(view) or view[at] != tag:
+        raise BadFrame(f"field {tag >> 3} is not where it belongs")
+    return _read_varint(view, at + 1)
 
 
 def _varint(value: int) -> bytes:

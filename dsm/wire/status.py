@@ -22,6 +22,7 @@ _TABLE: tuple[tuple[type[errors.DsmError], grpc.StatusCode, pb.Code.ValueType], 
     (errors.Overrun, grpc.StatusCode.OUT_OF_RANGE, pb.OVERRUN),
     (errors.WrongKind, grpc.StatusCode.INVALID_ARGUMENT, pb.INVALID),
     (errors.WriterBusy, grpc.StatusCode.FAILED_PRECONDITION, pb.INVALID),
+    (errors.UnsupportedFormat, grpc.StatusCode.UNIMPLEMENTED, pb.UNSUPPORTED),
     (errors.SegmentError, grpc.StatusCode.DATA_LOSS, pb.DATA_LOSS),
     (errors.UsageError, grpc.StatusCode.INVALID_ARGUMENT, pb.INVALID),
     (errors.CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED, pb.EXHAUSTED),
@@ -64,6 +65,8 @@ def error_from_frame(status: pb.Status, segment: str, address: str) -> errors.Ds
             return errors.Overrun(segment, Gap(first, first + max(status.gap.count, 1) - 1))
         case pb.DATA_LOSS:
             return errors.CorruptSegment(segment, text)
+        case pb.UNSUPPORTED:
+            return errors.UnsupportedFormat(segment, text)
         case pb.EXHAUSTED:
             return errors.BudgetExceeded(f"node {address}: {text}")
         case pb.DENIED:
@@ -95,6 +98,10 @@ def error_from_rpc(
             return errors.AccessDenied(address, details)
         case grpc.StatusCode.DATA_LOSS if segment is not None:
             return errors.CorruptSegment(segment, _without_prefix(details, segment))
+        case grpc.StatusCode.UNIMPLEMENTED if segment is not None and details.startswith(
+            "segment "
+        ):
+            return errors.UnsupportedFormat(segment, _without_prefix(details, segment))
         case grpc.StatusCode.UNAVAILABLE if GOING_AWAY in details:
             return errors.NodeGoingAway(address, "it shuts down; try again when it is back")
         case grpc.StatusCode.UNAVAILABLE:

@@ -132,6 +132,8 @@ class _CodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Code.ValueType],
     """The node's copy is damaged."""
     INTERNAL: _Code.ValueType  # 9
     DENIED: _Code.ValueType  # 10
+    UNSUPPORTED: _Code.ValueType  # 11
+    """The segment's file is of a later format than the node reads."""
 
 class Code(_Code, metaclass=_CodeEnumTypeWrapper): ...
 
@@ -149,6 +151,8 @@ DATA_LOSS: Code.ValueType  # 8
 """The node's copy is damaged."""
 INTERNAL: Code.ValueType  # 9
 DENIED: Code.ValueType  # 10
+UNSUPPORTED: Code.ValueType  # 11
+"""The segment's file is of a later format than the node reads."""
 Global___Code: _TypeAlias = Code  # noqa: Y015
 
 @_typing.final
@@ -892,7 +896,10 @@ class PullFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
+    CRC_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    crc: _builtins.int
+    """CRC-32C of the header and the payload as sent, one after the other. Always there."""
     payload: _builtins.bytes
     """Rows, then data, as one; compressed as one by `codec`.
       blocks: rows are 40 bytes a block as in the segment file: seq u64, pos u64, timestamp_ns u64,
@@ -909,11 +916,12 @@ class PullFrame(_message.Message):
         self,
         *,
         header: Global___FrameHeader | None = ...,
+        crc: _builtins.int = ...,
         payload: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc", b"crc", "header", b"header", "payload", b"payload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -932,7 +940,6 @@ class FrameHeader(_message.Message):
     ROWS_BYTES_FIELD_NUMBER: _builtins.int
     CODEC_FIELD_NUMBER: _builtins.int
     DECODED_BYTES_FIELD_NUMBER: _builtins.int
-    CRC_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
@@ -952,8 +959,6 @@ class FrameHeader(_message.Message):
     codec: Global___Codec.ValueType
     decoded_bytes: _builtins.int
     """Length of the payload after decompression."""
-    crc: _builtins.int
-    """CRC-32C of the payload as sent."""
     version: _builtins.int
     """Pages: the version of everything in this answer, and (first frame) what changed since `since`."""
     header_bytes: _builtins.int
@@ -987,7 +992,6 @@ class FrameHeader(_message.Message):
         rows_bytes: _builtins.int = ...,
         codec: Global___Codec.ValueType = ...,
         decoded_bytes: _builtins.int = ...,
-        crc: _builtins.int = ...,
         status: Global___Status | None = ...,
         version: _builtins.int = ...,
         changed: _abc.Iterable[Global___Run] | None = ...,
@@ -998,7 +1002,7 @@ class FrameHeader(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "crc", b"crc", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "parked", b"parked", "part", b"part", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "parked", b"parked", "part", b"part", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

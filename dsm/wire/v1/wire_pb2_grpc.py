@@ -365,7 +365,7 @@ class Control:
 class DataStub:
     """Bulk. PullFrame is ordinary protobuf, but fields come in the order of their numbers and the last
     is the payload, so an implementation may write and read the payload without passing it through
-    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x7A, length, payload.
+    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x15, crc, tag 0x7A, length, payload.
     """
 
     def __init__(self, channel):
@@ -384,7 +384,7 @@ class DataStub:
 class DataServicer:
     """Bulk. PullFrame is ordinary protobuf, but fields come in the order of their numbers and the last
     is the payload, so an implementation may write and read the payload without passing it through
-    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x7A, length, payload.
+    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x15, crc, tag 0x7A, length, payload.
     """
 
     def Pull(self, request_iterator, context):
@@ -412,7 +412,7 @@ def add_DataServicer_to_server(servicer, server):
 class Data:
     """Bulk. PullFrame is ordinary protobuf, but fields come in the order of their numbers and the last
     is the payload, so an implementation may write and read the payload without passing it through
-    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x7A, length, payload.
+    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x15, crc, tag 0x7A, length, payload.
     """
 
     @staticmethod

@@ -147,7 +147,7 @@ def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Uni
 class DataStub:
     """Bulk. PullFrame is ordinary protobuf, but fields come in the order of their numbers and the last
     is the payload, so an implementation may write and read the payload without passing it through
-    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x7A, length, payload.
+    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x15, crc, tag 0x7A, length, payload.
     """
 
     @_typing.overload
@@ -160,7 +160,7 @@ class DataStub:
 class DataAsyncStub(DataStub):
     """Bulk. PullFrame is ordinary protobuf, but fields come in the order of their numbers and the last
     is the payload, so an implementation may write and read the payload without passing it through
-    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x7A, length, payload.
+    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x15, crc, tag 0x7A, length, payload.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -169,7 +169,7 @@ class DataAsyncStub(DataStub):
 class DataServicer(metaclass=_abc_1.ABCMeta):
     """Bulk. PullFrame is ordinary protobuf, but fields come in the order of their numbers and the last
     is the payload, so an implementation may write and read the payload without passing it through
-    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x7A, length, payload.
+    a protobuf library: tag 0x0A, length, FrameHeader, tag 0x15, crc, tag 0x7A, length, payload.
     """
 
     @_abc_1.abstractmethod
