@@ -16,6 +16,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
+from pyroute2.netlink.rtnl.tcmsg import sched_netem
 
 from . import namespaces, sweep
 from .commands import Verbs, read_setup, say, serve_blocking
@@ -28,6 +29,10 @@ NETEM_MISSING = (
     "the kernel has no sch_netem (module sch_netem, CONFIG_NET_SCH_NETEM): use the tun backend"
 )
 QDISC = 0x10000  # 1:0
+
+# pyroute2 0.9 takes netem's rate for an attribute of the qdisc message too, where it is another
+# thing and an error. This hook of its runs after the options were made, and before the message.
+sched_netem.fix_request = lambda context: context.pop("rate", None)
 
 
 class Router:

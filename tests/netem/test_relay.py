@@ -172,17 +172,18 @@ def test_half_close_passes_and_the_other_way_stays_open(target):
 
 
 def test_a_reset_passes_as_a_reset():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with Relay("127.0.0.1", listener.getsockname()[1], rtt_s=0.02) as relay:
-            client = connect(relay)
-            client.sendall(b"x")
-            end, _ = listener.accept()
-            assert end.recv(10) == b"x"
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            end.close()
-            with pytest.raises(ConnectionResetError):
-                client.recv(10)
-            client.close()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Relay("127.0.0.1", listener.getsockname()[1], rtt_s=0.02) as relay,
+        connect(relay) as client,
+    ):
+        client.sendall(b"x")
+        end, _ = listener.accept()
+        assert end.recv(10) == b"x"
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        end.close()
+        with pytest.raises(ConnectionResetError):
+            client.recv(10)
 
 
 def test_a_target_that_refuses_resets_the_client_after_the_round_trip():
@@ -253,9 +254,11 @@ def test_async_context_manager_and_a_server_in_this_loop(target):
 def test_errors_name_what_is_wrong(target):
     with pytest.raises(RelayError, match="relay to"):
         Relay("no.such.host.invalid", 1).start()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(RelayError, match="in use"):
-            Relay("127.0.0.1", target.port, listen_port=taken.getsockname()[1]).start()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(RelayError, match="in use"),
+    ):
+        Relay("127.0.0.1", target.port, listen_port=taken.getsockname()[1]).start()
     with pytest.raises(ConfigError):
         Relay("127.0.0.1", 1, rtt_s=-1)
     with pytest.raises(RelayError, match="not running"):
