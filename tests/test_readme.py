@@ -1,0 +1,57 @@
+"""What the README shows, runs: its Python blocks in order, in one namespace, against a real node.
+
+A block whose first line is `# not run` is shown only. `dsm://host:7400` and `127.0.0.1:7400` stand
+for the node of the test, `/dev/shm/dsm` for its directory.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+SKIPPED = "# not run"
+
+_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """Line number and source of each block that is to run."""
+    return [
+        (text[: match.start(1)].count("\n") + 1, match[1])
+        for match in _BLOCK.finditer(text)
+        if not match[1].startswith(SKIPPED)
+    ]
+
+
+def _here(source: str, address: str, root: Path) -> str:
+    source = re.sub(r"dsm://[\w.]+(:7400)?", f"dsm://{address}", source)
+    return source.replace("127.0.0.1:7400", address).replace("/dev/shm/dsm", str(root))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    namespace: dict[str, object] = {"__name__": "__readme__"}
+    address = f"127.0.0.1:{_free_port()}"
+    for line, source in blocks(README.read_text()):
+        code = compile("\n" * (line - 1) + _here(source, address, root), str(README), "exec")
+        exec(code, namespace)
+    for value in reversed(list(namespace.values())):
+        if type(value).__name__ in ("Session", "Node"):
+            value.close()  # type: ignore[attr-defined]
+
+
+def test_blocks_are_found() -> None:
+    text = "a\n```python\nx = 1\n```\nb\n```python\n# not run\ny\n```\n```sh\nz\n```\n"
+    assert blocks(text) == [(3, "x = 1\n")]
