@@ -198,6 +198,11 @@ class _Handle:
         access: Access = self._handle.access
         return access
 
+    @property
+    def method(self) -> str:
+        method: str = self._handle.method
+        return method
+
     def hint(self, hint: Hint) -> None:
         self._handle.hint(hint)
 

@@ -89,6 +89,14 @@ class Handle:
     def access(self) -> Access:
         return self._access
 
+    @property
+    def method(self) -> str:
+        """The access method in force now: under `auto`, the one that it chose last."""
+        source = self._source
+        if isinstance(source, RemoteRing | RemoteRegion):
+            return source.replica.method.value
+        return "mapped"
+
     def hint(self, hint: Hint) -> None:
         """Tell what is known of the reads to come: 'sequential', 'random' or 'normal'."""
         self._source.hint(hint)

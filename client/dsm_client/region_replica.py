@@ -52,7 +52,8 @@ class RegionReplica(Replica):
         """`_pending` holds everything that changed between the shadow's version and `newest`."""
         self._filled: list[Extent] = []
         if self.missing(0, info.pages, None) == [Extent(0, info.pages)]:
-            self.shadow.advance(position.version, ())  # empty: it may be of any version
+            everything = [Extent(0, info.pages)]
+            self.shadow.advance(position.version, everything)  # empty: of any version
         self._chain_whole = self.shadow.version == self.newest
         self._start(self, self)
 
@@ -216,7 +217,9 @@ class RegionReplica(Replica):
     def _make_room(self) -> None:
         """Keep the shadows within their budget: what was filled first goes first."""
         while len(self._filled) > 1 and self.cache.overdraft(self.shadow) > 0:
-            self.shadow.drop(self._filled.pop(0))
+            extent = self._filled.pop(0)
+            self.shadow.drop(extent)
+            self.fetcher.dropped(extent)
 
     def event_received(self, event: Event) -> None:
         if event.gone:

@@ -256,6 +256,7 @@ class RingReplica(Replica):
             start = self._evicted_to = max(self._evicted_to, self.shadow.tail)
             self._evicted_to = min(start + blocks, run.first)
             self.shadow.evict(self._evicted_to)
+            self.fetcher.dropped(Extent(start, self._evicted_to))
 
     def moved(self, head: int, tail: int) -> None:
         """The origin is there now."""

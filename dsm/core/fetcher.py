@@ -170,6 +170,10 @@ class Fetcher:
             if inside and request.urgency is Urgency.SPECULATIVE and not self._is_awaited(request):
                 self._forget(id)
                 self.puller.cancel(id, now)
+        self._speculated.discard(extent.start, extent.stop)  # charged by whom found it stale
+
+    def dropped(self, extent: Extent) -> None:
+        """The shadow had no room for this any more; what of it was never read was wasted."""
         self.planner.wasted(self._speculated.discard(extent.start, extent.stop))
 
     # ── the wire ──

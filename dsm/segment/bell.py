@@ -28,6 +28,9 @@ _EVENT = struct.Struct("iIII")
 _READ_BYTES = 65_536
 
 
+_READS_MAX = 16
+
+
 class Bell:
     """Any number of segment files, and directories of them, on one descriptor."""
 
@@ -62,7 +65,9 @@ class Bell:
     def read(self) -> set[int]:
         """Which have rung since the last call. Never blocks."""
         rang: set[int] = set()
-        while events := self._drain():
+        for _ in range(_READS_MAX):  # a producer at full speed rings faster than this reads
+            if not (events := self._drain()):
+                break
             at = 0
             while at < len(events):
                 wd, mask, _, name_bytes = _EVENT.unpack_from(events, at)

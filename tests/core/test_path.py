@@ -79,7 +79,8 @@ def test_measuring_the_base_again_costs_little(rtt: float) -> None:
     estimate = run.path.estimate(34)
     assert estimate.rate_bps == pytest.approx(rate * 8, rel=0.02)
     assert estimate.rtt_s == pytest.approx(rtt, rel=0.05)
-    assert estimate.bdp_bytes <= estimate.window_bytes <= 2 * estimate.bdp_bytes
+    gain = 2.5 if estimate.phase == "probe" else 2  # a probe sends a quarter more
+    assert estimate.bdp_bytes <= estimate.window_bytes <= gain * estimate.bdp_bytes
 
 
 class Insatiable(PathEstimator):
