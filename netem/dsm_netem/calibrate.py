@@ -91,7 +91,9 @@ def calibrate(profile: Profile, *, backend: str = "auto", measure_s: float = 8.0
         if far.namespace is None:
             raise NotPermitted("only hosts of their own can be calibrated: tun or tc, not relay")
         reasons: list[str] = []
-        with far.running(["iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        with far.running(
+            ["iperf3", "-s", "-J"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ):
             time.sleep(0.5)
             for step in (_round_trip, _loss, _rate):
                 wan.reset()

@@ -171,8 +171,8 @@ def calibrate_command(
     output: Annotated[str, typer.Option("--output", "-o", help="table or json")] = "table",
 ) -> None:
     """Measure a path with ping and iperf3, against what was asked for."""
-    names = list(profiles()) if name == "all" else [name]
-    chosen = [_profile(each, locals()) for each in names]
+    options = locals()
+    chosen = [_profile(each, options) for each in (profiles() if name == "all" else [name])]
     done = []
     for each in chosen:
         done.append(calibrate(each, backend=backend, measure_s=seconds))

@@ -10,15 +10,19 @@ import os
 import signal
 import sys
 
-NOT_FOUND = 127  # as a shell says it
+GONE, NOT_FOUND = 126, 127  # as a shell says it: cannot run, no such command
 
 
 def main() -> None:
     namespace, *command = sys.argv[1:]
     from .namespaces import enter
 
-    handle = os.open(namespace, os.O_RDONLY)
-    enter(handle)
+    try:
+        handle = os.open(namespace, os.O_RDONLY)
+        enter(handle)
+    except OSError as error:
+        print(f"the emulated network has ended: {error}", file=sys.stderr)
+        sys.exit(GONE)
     os.close(handle)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that is inherited
     try:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 VARIABLE = "DSM_NETEM_RUN"
-_PARENT_FIELD, _START_TIME_FIELD = 1, 19  # of /proc/PID/stat, counted after the name
+_STATE_FIELD, _PARENT_FIELD, _START_TIME_FIELD = 0, 1, 19  # of /proc/PID/stat, after the name
+_DEAD = "ZX"  # a zombie that nobody has waited for yet
 
 
 def marker(forwarder_pid: int) -> str:
@@ -82,7 +83,9 @@ def _ancestry() -> set[int]:
 
 def _start_time(pid: int) -> str | None:
     fields = _stat(pid)
-    return fields[_START_TIME_FIELD] if fields else None
+    if not fields or fields[_STATE_FIELD] in _DEAD:
+        return None
+    return fields[_START_TIME_FIELD]
 
 
 def _stat(pid: int) -> list[str]:

@@ -109,7 +109,11 @@ def run(setup: dict[str, Any]) -> None:
             one: router.settings(one, configs[one], other),
             other: router.settings(other, configs[other], one),
         }
-    except (NotPermitted, NetlinkError) as error:
+    except (PermissionError, NetlinkError) as error:
+        needs = "making devices, routes and qdiscs needs CAP_NET_ADMIN"
+        say({"error": f"{needs} ({error}): use the relay backend", "kind": "permission"})
+        return
+    except NotPermitted as error:
         say({"error": str(error), "kind": "permission"})
         return
     except ConfigError as error:
