@@ -307,7 +307,7 @@ def _table(rows: list[Row]) -> Table:
     table = Table(title=title, box=None, padding=(0, 1, 0, 0))
     for name in ("method", "what is read"):
         table.add_column(name, no_wrap=True)
-    for name in ("1st ms", "total s", "Mbit/s", "link", "wire MB", "waits"):
+    for name in ("1st ms", "secs", "Mbit/s", "link", "MB", "waits"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
