@@ -50,6 +50,9 @@ PING_S = 1.0
 CALL_S = 20.0
 """One attempt of a control call."""
 
+CALL_S_LEAST = 1.0
+"""Of a session that waits for less, so that a long path does not look like a dead one."""
+
 
 class Owner(Protocol):
     """Who submitted a read to the puller."""
@@ -165,7 +168,8 @@ class Transport:
         async def once() -> Any:
             assert self._control is not None
             stub: Any = ControlStub(self._control)
-            return await getattr(stub, method)(request, timeout=CALL_S)
+            timeout_s = min(CALL_S, max(CALL_S_LEAST, self.retry_s))  # who waits briefly means it
+            return await getattr(stub, method)(request, timeout=timeout_s)
 
         return await self._retried(once, segment)
 
