@@ -174,7 +174,8 @@ class Replica:
             + (" (chosen by auto)" if self.access is Access.AUTO else " (asked for)"),
             f"path: {path.rate_bps / 1e6:.1f} Mbit/s, {path.rtt_s * 1e3:.1f} ms round trip, "
             f"bandwidth-delay product {path.bdp_bytes / 1e6:.2f} MB, "
-            f"window {path.window_bytes / 1e6:.2f} MB ({path.phase})",
+            f"window {path.window_bytes / 1e6:.2f} MB ({path.phase}), "
+            f"{self.transport.puller.bulk_lanes} lanes, {self.transport.congestion}",
             f"reads: {counts.reads}, {counts.hits} from the shadow, {counts.waits} waited; "
             f"pattern {pattern.kind}",
         ]

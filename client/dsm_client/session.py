@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from dsm.core.lanes import LANES_MAX
 from dsm.errors import Closed, SegmentNotFound, UsageError, WrongKind
 from dsm.locality import is_local
 from dsm.model import Access, Kind, PathEstimate, Position, SegmentInfo, validate_name
@@ -32,9 +33,6 @@ from dsm_client.sources import (
 )
 from dsm_client.transport import Transport
 
-LANES = 2
-"""One for demand reads, control and events, one for bulk."""
-
 RETRY_S = 30.0
 """How long a reader waits for a node that is away."""
 
@@ -45,7 +43,8 @@ class Options:
 
     map_local: bool = True
     insecure: bool = False
-    lanes: int = LANES
+    lanes: int = LANES_MAX
+    """The most connections for bulk; as many are opened as the path takes."""
     retry_s: float = RETRY_S
     cache: str = ""
     budget_bytes: int = BUDGET_BYTES

@@ -26,8 +26,9 @@ from tenacity import (
 )
 
 import dsm
+from dsm.core.lanes import LaneCount
 from dsm.core.path import PathEstimator
-from dsm.core.puller import Cancel, Puller, Send
+from dsm.core.puller import DEMAND_LANE, Cancel, Puller, Send
 from dsm.core.reads import Read, Urgency
 from dsm.errors import DsmError, MalformedMessage, NodeUnavailable, ProtocolMismatch
 from dsm.locality import Proof
@@ -90,14 +91,15 @@ class Transport:
         self.limits = Limits()
         self.node_id = ""
         self.release = ""
+        self.congestion = ""
         self.proof: Proof | None = None
         self.path = PathEstimator()
         self.puller = Puller(self.path)
         self.counts = TransportCounts()
         self.owners: set[Owner] = set()
-        self._lanes_wanted = lanes
+        self._lane_count = LaneCount(lanes)
         self._lz4 = lz4
-        self._lanes: list[Lane] = []
+        self._lanes: dict[int, Lane] = {}
         self._open_lanes: set[int] = set()
         self._connected_lanes: set[int] = set()
         self._control: aio.Channel | None = None
@@ -132,23 +134,37 @@ class Transport:
     def _start(self) -> None:
         """Control channel and lanes connect at the same time, so that reads wait for neither."""
         self._control = new_channel(self.address, self.limits)
-        self._lanes = [
-            Lane(n, self, lambda: new_channel(self.address, self.limits), lz4=self._lz4)
-            for n in range(self._lanes_wanted)
-        ]
+        self._open_lane(DEMAND_LANE)
+        self._adjust_lanes()
         self._tasks = [
             asyncio.create_task(self._ping_forever(), name="dsm-ping"),
             asyncio.create_task(self._watch_forever(), name="dsm-watch"),
         ]
 
+    def _open_lane(self, number: int) -> None:
+        self._lanes[number] = Lane(
+            number, self, lambda: new_channel(self.address, self.limits), lz4=self._lz4
+        )
+
+    def _adjust_lanes(self) -> None:
+        """Have as many bulk lanes as the path takes now."""
+        bulk = len(self._lanes) - 1
+        wanted = self._lane_count.wanted(self.estimate(), self.now())
+        for number in range(bulk + 1, wanted + 1):
+            self._open_lane(number)
+        for number in range(bulk, wanted, -1):
+            if self.puller.is_idle(number):
+                self._lane_is_lost(number)
+                self._tasks.append(asyncio.create_task(self._lanes.pop(number).close()))
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(lane.close() for lane in self._lanes))
-        for lane in self._lanes:
-            self._lane_is_lost(lane.number)
-        self._lanes, self._tasks = [], []
+        lanes, self._lanes, self._tasks = self._lanes, {}, []
+        await asyncio.gather(*(lane.close() for lane in lanes.values()))
+        for lane in lanes:
+            self._lane_is_lost(lane)
         if self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None
@@ -227,6 +243,7 @@ class Transport:
             raise MalformedMessage(self.address, f"limits that cannot be: {error}") from None
         self.puller.requests_max = self.limits.requests_max
         self.node_id, self.release = reply.node, reply.release
+        self.congestion = reply.congestion
         self.proof = proof_from_pb(reply.locality)
         self._hello_done.set()
 
@@ -299,8 +316,8 @@ class Transport:
             self.owners.discard(direct)
 
     def submit_cursor(self, id: int, segment: str, epoch: int, seq: int | None) -> None:
-        if 0 in self._open_lanes:
-            self._lanes[0].send_cursor(id, segment, epoch, seq)
+        if DEMAND_LANE in self._open_lanes:
+            self._lanes[DEMAND_LANE].send_cursor(id, segment, epoch, seq)
 
     # ── LaneOwner ──
 
@@ -358,6 +375,7 @@ class Transport:
         self.puller.frame_arrived(header.id, len(message), now, parked=header.parked)
         if header.last:
             self.puller.finished(header.id, now)
+            self._adjust_lanes()
         if submitter is None:
             self.counts.wasted_bytes += len(payload)
         else:

@@ -38,6 +38,9 @@ REQUEST_BYTES = 512 << 10
 """One request: many small blocks share its cost, and a seek can still cancel what was not sent.
 Rates fall below 256 KiB a message (measured on loopback)."""
 
+REQUESTS_PER_LANE = 4
+"""In flight on each lane, so that none runs dry while its next request is on the way."""
+
 REQUESTS_PER_WINDOW = 8
 """On a small window requests shrink, so that it is filled evenly..."""
 
@@ -275,7 +278,8 @@ class Fetcher:
             self._requested_at(header_bytes).add(piece.start, piece.stop)
 
     def _request_bytes(self) -> int:
-        share = self.puller.window_bytes // REQUESTS_PER_WINDOW
+        lanes = max(self.puller.bulk_lanes, REQUESTS_PER_WINDOW // REQUESTS_PER_LANE)
+        share = self.puller.window_bytes // (REQUESTS_PER_LANE * lanes)
         return max(REQUEST_BYTES_MIN, min(REQUEST_BYTES, share))
 
     def _lacking(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:

@@ -201,6 +201,15 @@ class Puller:
     def queued(self) -> int:
         return sum(1 for entry in self._entries.values() if entry.lane < 0)
 
+    def is_idle(self, lane: int) -> bool:
+        """Nothing is unanswered on it."""
+        return lane not in self._lanes or not self._lanes[lane].unanswered
+
+    @property
+    def bulk_lanes(self) -> int:
+        """Open lanes apart from the demand lane; at least 1."""
+        return max(1, len(self._lanes) - (DEMAND_LANE in self._lanes))
+
     @property
     def unfinished(self) -> bool:
         """Something is queued or unanswered."""

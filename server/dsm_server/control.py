@@ -57,6 +57,7 @@ class Control(ControlServicer):
         self._node_id = node_id
         self._proof = proof
         self._closing = closing
+        self.congestion = ""
 
     @_mapped_errors
     async def Hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
@@ -73,6 +74,7 @@ class Control(ControlServicer):
             limits=self._limits.agree(Limits.from_pb(request.limits)).to_pb(),
             locality=proof_to_pb(self._proof),
             release=dsm.__version__,
+            congestion=self.congestion,
         )
 
     @_mapped_errors

@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dsm.errors import Closed, DsmError, UsageError
-from dsm.locality import Proof, remove_proof, write_proof
+from dsm.locality import remove_proof, write_proof
 from dsm.segment import (
     RegionWriter,
     RingWriter,
@@ -34,6 +34,7 @@ from dsm.wire.protocol import DATA_SERVICE, MESSAGE_OVERHEAD_BYTES, Limits
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm.wire.v1.wire_pb2_grpc import add_ControlServicer_to_server
 from dsm_server.compression import Compressor
+from dsm_server.congestion import prefer_bbr
 from dsm_server.control import Control
 from dsm_server.exports import Exports
 from dsm_server.leases import Leases
@@ -176,9 +177,11 @@ class Node:
         leases = Leases(self._staging_bytes)
         proof = write_proof(self.root)
         try:
-            server = self._server(exports, leases, proof)
+            control = Control(exports, self._limits, secrets.token_hex(8), proof, self._closing)
+            server = self._server(exports, leases, control)
             self.address = self._bind(server)
             await server.start()
+            control.congestion = prefer_bbr(split_host_port(self.address)[1])
             self._ready.set()
             await self._closing.wait()
             await server.stop(GRACE_S)
@@ -197,8 +200,7 @@ class Node:
             ) from None
         return f"{host}:{port}"
 
-    def _server(self, exports: Exports, leases: Leases, proof: Proof) -> aio.Server:
-        node_id = secrets.token_hex(8)
+    def _server(self, exports: Exports, leases: Leases, control: Control) -> aio.Server:
         limits = self._limits
         size = limits.frame_bytes_max + MESSAGE_OVERHEAD_BYTES
         server = aio.server(
@@ -210,7 +212,6 @@ class Node:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
             ]
         )
-        control = Control(exports, limits, node_id, proof, self._closing)
         add_ControlServicer_to_server(control, server)
         compressor = Compressor()
 

@@ -196,11 +196,14 @@ class HelloReply(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     LOCALITY_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    CONGESTION_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The highest version that both speak."""
     node: _builtins.str
     """Identity of this node process; another after a restart."""
     release: _builtins.str
+    congestion: _builtins.str
+    """Congestion control of the node's connections, in words."""
     @_builtins.property
     def limits(self) -> Global___Limits:
         """The stricter of both sides' limits: what holds in this session."""
@@ -215,10 +218,11 @@ class HelloReply(_message.Message):
         limits: Global___Limits | None = ...,
         locality: Global___Locality | None = ...,
         release: _builtins.str = ...,
+        congestion: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "locality", b"locality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "locality", b"locality", "node", b"node", "release", b"release", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["congestion", b"congestion", "limits", b"limits", "locality", b"locality", "node", b"node", "release", b"release", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
