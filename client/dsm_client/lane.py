@@ -9,8 +9,9 @@ session when that has taken too long.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from grpc import aio
@@ -24,6 +25,13 @@ from dsm.wire.v1 import wire_pb2 as pb
 BACKOFF_S = 0.05
 BACKOFF_S_MAX = 2.0
 """Retries are spread over up to this, so that a node that comes back is not met by all at once."""
+
+SETTLED_S = 1.0
+"""A stream that ends sooner was no success, and the next attempt waits: a node that ends every
+stream at once is not to be asked a thousand times a second."""
+
+END_S = 1.0
+"""A task that has not ended by then is cancelled again."""
 
 KEEPALIVE_MS = 10_000
 """A path that went silent is noticed after this and as much again."""
@@ -59,20 +67,18 @@ def new_channel(address: str, limits: Limits) -> aio.Channel:
 class Lane:
     """Keeps one Pull stream open, and what is to be sent on it in order."""
 
-    def __init__(
-        self, number: int, owner: LaneOwner, channel: Callable[[], aio.Channel], *, lz4: bool
-    ) -> None:
+    def __init__(self, number: int, owner: LaneOwner, address: str, *, lz4: bool) -> None:
         self.number = number
         self._owner = owner
-        self._new_channel = channel
+        self._address = address
         self._lz4 = lz4
         self._outgoing: deque[bytes] = deque()
         self._wake = asyncio.Event()
+        self._connected_at: float | None = None
         self._task = asyncio.create_task(self._run(), name=f"dsm-lane-{number}")
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end((self._task,))
 
     def send(self, request: Request) -> int:
         """Queue it to be sent; returns its size."""
@@ -110,13 +116,13 @@ class Lane:
         self._owner.lane_lost(self.number, error)
 
     async def _serve_once(self) -> None:
-        """Until the stream is lost; raises where the node was not reached at all.
+        """Until the stream is lost; raises where the node was not reached, or for a moment only.
 
         Requests may be put on the stream at once: they leave when the connection stands, which
         saves the round trip of asking whether it does.
         """
-        channel = self._new_channel()
-        connected: asyncio.Task[None] | None = None
+        channel = new_channel(self._address, Limits())
+        self._connected_at = None
         try:
             call: Any = channel.stream_stream(PULL)()
             self._outgoing.clear()
@@ -126,7 +132,7 @@ class Lane:
             try:
                 await self._receive(call)
             except (aio.AioRpcError, ConnectionError) as error:
-                if not connected.done():
+                if not self._was_settled:
                     raise
                 self._owner.lane_lost(self.number, error)
             finally:
@@ -136,9 +142,17 @@ class Lane:
             await channel.close()
 
     async def _connected(self, call: Any) -> None:
-        """The node sends its initial metadata as soon as the stream reaches it."""
+        """The node sends its initial metadata as soon as the stream reaches it. Of a stream that
+        did not, gRPC makes up an empty one when it ends."""
         await call.initial_metadata()
-        self._owner.lane_connected(self.number)
+        if not call.done():
+            self._connected_at = time.monotonic()
+            self._owner.lane_connected(self.number)
+
+    @property
+    def _was_settled(self) -> bool:
+        at = self._connected_at
+        return at is not None and time.monotonic() - at >= SETTLED_S
 
     async def _receive(self, call: Any) -> None:
         while (message := await call.read()) is not aio.EOF:
@@ -151,3 +165,13 @@ class Lane:
                 await call.write(self._outgoing.popleft())
             self._wake.clear()
             await self._wake.wait()
+
+
+async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel them, and again until they have ended: of a cancellation that meets a call which fails
+    at this very moment, gRPC may make that call's error, and a task that retries goes on."""
+    while going_on := [task for task in tasks if not task.done()]:
+        for task in going_on:
+            task.cancel()
+        await asyncio.wait(going_on, timeout=END_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -73,7 +73,7 @@ class Replica:
             owner=self,
         )
         self.transport.owners.add(self)
-        self._unsubscribe = self.transport.subscribe(
+        self._unsubscribe = self.transport.events.subscribe(
             self.info.name, self.info.epoch, self.position, self.event_received
         )
 
@@ -175,7 +175,7 @@ class Replica:
             f"path: {path.rate_bps / 1e6:.1f} Mbit/s, {path.rtt_s * 1e3:.1f} ms round trip, "
             f"bandwidth-delay product {path.bdp_bytes / 1e6:.2f} MB, "
             f"window {path.window_bytes / 1e6:.2f} MB ({path.phase}), "
-            f"{self.transport.puller.bulk_lanes} lanes, {self.transport.congestion}",
+            f"{self.transport.puller.bulk_lanes} lanes, {self.transport.control.congestion}",
             f"reads: {counts.reads}, {counts.hits} from the shadow, {counts.waits} waited; "
             f"pattern {pattern.kind}",
         ]

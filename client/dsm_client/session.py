@@ -98,7 +98,7 @@ class SessionCore:
         )
         await transport.open()
         self.transport = transport
-        proof = transport.proof
+        proof = transport.control.proof
         self.is_local = options.map_local and proof is not None and is_local(proof)
         background().sessions.add(self)
 
@@ -144,7 +144,7 @@ class SessionCore:
         found: list[Described] = []
         after, more = "", True
         while more:
-            reply: pb.ListReply = await transport.call(
+            reply: pb.ListReply = await transport.control.call(
                 "List", pb.ListRequest(prefix=prefix, after=after)
             )
             found += [_described(segment) for segment in reply.segments]
@@ -155,17 +155,17 @@ class SessionCore:
     async def describe(self, name: str) -> Described:
         transport = await self.ready()
         request = pb.DescribeRequest(segment=validate_name(name))
-        return _described(await transport.call("Describe", request, segment=name))
+        return _described(await transport.control.call("Describe", request, segment=name))
 
     async def create(self, info: SegmentInfo) -> Described:
         transport = await self.ready()
         request = pb.CreateRequest(segment=segment_to_pb(info, Position()))
-        return _described(await transport.call_once("Create", request, segment=info.name))
+        return _described(await transport.control.call_once("Create", request, segment=info.name))
 
     async def delete(self, name: str) -> None:
         transport = await self.ready()
         request = pb.DeleteRequest(segment=validate_name(name))
-        await transport.call_once("Delete", request, segment=name)
+        await transport.control.call_once("Delete", request, segment=name)
 
     async def source(
         self, name: str, access: Access, header_bytes: int | None
@@ -183,9 +183,9 @@ class SessionCore:
     ) -> MappedRing | MappedRegion | None:
         """The mapped segment; `None` where this process may not read the file."""
         assert self.transport is not None
-        assert self.transport.proof is not None
+        assert self.transport.control.proof is not None
         try:
-            reader = open_segment(self.transport.proof.root, described.info.name)
+            reader = open_segment(self.transport.control.proof.root, described.info.name)
         except (PermissionError, SegmentNotFound):
             return None
         if reader.info.epoch != described.info.epoch:
@@ -220,7 +220,7 @@ class SessionCore:
 
     async def ping(self) -> float:
         """Seconds of one round trip."""
-        return (await (await self.ready()).ping())[0]
+        return await (await self.ready()).ping()
 
     # ── figures ──
 

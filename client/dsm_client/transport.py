@@ -12,47 +12,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import grpc
 from grpc import aio
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
 
-import dsm
 from dsm.core.lanes import LaneCount
 from dsm.core.path import PathEstimator
 from dsm.core.puller import DEMAND_LANE, Cancel, Puller, Send
 from dsm.core.reads import Read, Urgency
-from dsm.errors import DsmError, MalformedMessage, NodeUnavailable, ProtocolMismatch
-from dsm.locality import Proof
-from dsm.model import Event, PathEstimate, Position
-from dsm.wire.convert import event_from_pb, position_to_pb, proof_from_pb
+from dsm.errors import Closed, DsmError, MalformedMessage, NodeUnavailable
+from dsm.model import PathEstimate
 from dsm.wire.frame import BadFrame, decode_frame
-from dsm.wire.protocol import GOING_AWAY, VERSION_MAX, VERSION_MIN, Limits
-from dsm.wire.status import RETRYABLE, error_from_frame, error_from_rpc
 from dsm.wire.v1 import wire_pb2 as pb
-from dsm.wire.v1.wire_pb2_grpc import ControlStub
-from dsm_client.lane import BACKOFF_S, BACKOFF_S_MAX, Lane, new_channel
+from dsm_client.control import Control
+from dsm_client.direct import DirectRead
+from dsm_client.events import Events
+from dsm_client.lane import Lane
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 PING_S = 1.0
 """Round-trip time is a minimum over 10 s: ten samples."""
-
-CALL_S = 20.0
-"""One attempt of a control call."""
-
-CALL_S_LEAST = 1.0
-"""Of a session that waits for less, so that a long path does not look like a dead one."""
 
 
 class Owner(Protocol):
@@ -88,11 +69,7 @@ class Transport:
     def __init__(self, address: str, *, lanes: int, retry_s: float, lz4: bool) -> None:
         self.address = address
         self.retry_s = retry_s
-        self.limits = Limits()
-        self.node_id = ""
-        self.release = ""
-        self.congestion = ""
-        self.proof: Proof | None = None
+        self.events = Events()
         self.path = PathEstimator()
         self.puller = Puller(self.path)
         self.counts = TransportCounts()
@@ -102,12 +79,9 @@ class Transport:
         self._lanes: dict[int, Lane] = {}
         self._open_lanes: set[int] = set()
         self._connected_lanes: set[int] = set()
-        self._control: aio.Channel | None = None
+        self._control: Control | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._subscriptions: dict[str, _Subscription] = {}
-        self._watch_requests: asyncio.Queue[pb.WatchRequest] = asyncio.Queue()
         self._pump_due = False
-        self._hello_done = asyncio.Event()
         self._giving_up: asyncio.TimerHandle | None = None
         self._last_error: Exception | None = None
         self.loop = asyncio.get_running_loop()
@@ -124,27 +98,32 @@ class Transport:
 
     async def open(self) -> None:
         """Say hello, then open the lanes. Raises `NodeUnavailable`, `ProtocolMismatch`."""
-        self._start()
+        control = self._start()
         try:
-            await self._hello()
+            await control.hello()
         except BaseException:
             await self.close()
             raise
+        self.puller.requests_max = control.limits.requests_max
+        self._tasks.append(asyncio.create_task(self._ping_forever(), name="dsm-ping"))
 
-    def _start(self) -> None:
+    def _start(self) -> Control:
         """Control channel and lanes connect at the same time, so that reads wait for neither."""
-        self._control = new_channel(self.address, self.limits)
+        self._control = Control(self.address, self.retry_s)
         self._open_lane(DEMAND_LANE)
         self._adjust_lanes()
-        self._tasks = [
-            asyncio.create_task(self._ping_forever(), name="dsm-ping"),
-            asyncio.create_task(self._watch_forever(), name="dsm-watch"),
-        ]
+        self._tasks = [asyncio.create_task(self.events.run(self._control), name="dsm-watch")]
+        return self._control
+
+    @property
+    def control(self) -> Control:
+        """Control calls, and what the node said of itself."""
+        if self._control is None:
+            raise Closed(f"the session with {self.address} is closed; connect again")
+        return self._control
 
     def _open_lane(self, number: int) -> None:
-        self._lanes[number] = Lane(
-            number, self, lambda: new_channel(self.address, self.limits), lz4=self._lz4
-        )
+        self._lanes[number] = Lane(number, self, self.address, lz4=self._lz4)
 
     def _adjust_lanes(self) -> None:
         """Have as many bulk lanes as the path takes now."""
@@ -175,93 +154,15 @@ class Transport:
     def resume(self) -> None:
         """After `close`: the same again, with whatever is still wanted."""
         self._start()
+        self._tasks.append(asyncio.create_task(self._ping_forever(), name="dsm-ping"))
 
-    # ── control calls ──
-
-    async def call(self, method: str, request: Any, *, segment: str | None = None) -> Any:
-        """One idempotent control call, tried again while the node is away, for `retry_s`."""
-
-        async def once() -> Any:
-            assert self._control is not None
-            stub: Any = ControlStub(self._control)
-            timeout_s = min(CALL_S, max(CALL_S_LEAST, self.retry_s))  # who waits briefly means it
-            return await getattr(stub, method)(request, timeout=timeout_s)
-
-        return await self._retried(once, segment)
-
-    async def call_once(self, method: str, request: Any, *, segment: str | None = None) -> Any:
-        """One control call that may not be repeated."""
-        assert self._control is not None
-        stub: Any = ControlStub(self._control)
-        try:
-            return await getattr(stub, method)(request, timeout=CALL_S)
-        except aio.AioRpcError as error:
-            raise self._mapped(error, segment) from None
-
-    async def _retried(self, once: Callable[[], Awaitable[T]], segment: str | None = None) -> T:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(
-                lambda e: isinstance(e, aio.AioRpcError) and e.code() in RETRYABLE
-            ),
-            wait=wait_random_exponential(multiplier=BACKOFF_S, max=BACKOFF_S_MAX),
-            stop=stop_after_delay(self.retry_s),
-            reraise=True,
-        )
-        try:
-            async for attempt in retrying:
-                with attempt:
-                    return await once()
-        except aio.AioRpcError as error:
-            raise self._mapped(error, segment) from None
-        raise AssertionError("unreachable")
-
-    def _mapped(self, error: aio.AioRpcError, segment: str | None) -> DsmError:
-        details = error.details() or ""
-        if error.code() is grpc.StatusCode.UNAVAILABLE and GOING_AWAY not in details:
-            details = (
-                f"not reached, tried for {self.retry_s:g} s; is a node running there? ({details})"
-            )
-        return error_from_rpc(error.code(), details, address=self.address, segment=segment)
-
-    async def _hello(self) -> None:
-        request = pb.HelloRequest(
-            version_min=VERSION_MIN,
-            version_max=VERSION_MAX,
-            client=f"dsm-python {dsm.__version__}",
-            limits=self.limits.to_pb(),
-        )
-        reply: pb.HelloReply = await self.call("Hello", request)
-        if not VERSION_MIN <= reply.version <= VERSION_MAX:
-            raise ProtocolMismatch(
-                self.address,
-                f"it chose protocol {reply.version}; this client speaks "
-                f"{VERSION_MIN} to {VERSION_MAX}: upgrade the client",
-            )
-        try:
-            self.limits = self.limits.agree(Limits.from_pb(reply.limits))
-        except ValueError as error:
-            raise MalformedMessage(self.address, f"limits that cannot be: {error}") from None
-        self.puller.requests_max = self.limits.requests_max
-        self.node_id, self.release = reply.node, reply.release
-        self.congestion = reply.congestion
-        self.proof = proof_from_pb(reply.locality)
-        self._hello_done.set()
-
-    async def ping(self) -> tuple[float, int]:
-        """One round trip: its time in seconds, and the node's wall clock in nanoseconds."""
-        assert self._control is not None
-        stub: Any = ControlStub(self._control)
-        started = self.now()
-        try:
-            reply = await stub.Ping(pb.PingRequest(), timeout=CALL_S)
-        except aio.AioRpcError as error:
-            raise self._mapped(error, None) from None
-        now = self.now()
-        self.path.rtt_sampled(now - started, now)
-        return now - started, reply.node_ns
+    async def ping(self) -> float:
+        """Seconds of one round trip; the path estimate learns of it."""
+        rtt_s, _ = await self.control.ping()
+        self.path.rtt_sampled(rtt_s, self.now())
+        return rtt_s
 
     async def _ping_forever(self) -> None:
-        await self._hello_done.wait()
         while True:
             try:
                 await self.ping()
@@ -297,7 +198,7 @@ class Transport:
         self, segment: str, epoch: int, read: Read, *, bytes_expected: int
     ) -> list[tuple[pb.FrameHeader, memoryview]]:
         """One awaited read, kept by nobody: its frames. Repeated if its connection is lost."""
-        direct = _DirectRead(self, segment)
+        direct = DirectRead(self.address, segment)
         self.owners.add(direct)
         try:
             while True:
@@ -365,7 +266,7 @@ class Transport:
         self.counts.frames += 1
         self.counts.bytes_received += len(message)
         try:
-            header, payload = decode_frame(message, self.limits.frame_bytes_max)
+            header, payload = decode_frame(message, self.control.limits.frame_bytes_max)
         except BadFrame as error:
             malformed = MalformedMessage(self.address, f"a bad frame: {error}")
             for owner in list(self.owners):
@@ -381,126 +282,6 @@ class Transport:
         else:
             submitter.frame(header.id, header, payload)
         self.pump_soon()
-
-    # ── events ──
-
-    def subscribe(
-        self, segment: str, epoch: int, position: Position, callback: Callable[[Event], None]
-    ) -> Callable[[], None]:
-        """Have `callback` called in the loop for each event; returns what ends that."""
-        subscription = self._subscriptions.get(segment)
-        if subscription is None or subscription.epoch != epoch:
-            subscription = _Subscription(epoch, position, [])
-            self._subscriptions[segment] = subscription
-            self._watch_requests.put_nowait(_watch_request(segment, subscription))
-        subscription.callbacks.append(callback)
-
-        def unsubscribe() -> None:
-            subscription.callbacks.remove(callback)
-            if not subscription.callbacks and self._subscriptions.get(segment) is subscription:
-                del self._subscriptions[segment]
-                self._watch_requests.put_nowait(pb.WatchRequest(segment=segment))
-
-        return unsubscribe
-
-    async def _watch_forever(self) -> None:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, aio.AioRpcError)),
-            wait=wait_random_exponential(multiplier=BACKOFF_S, max=BACKOFF_S_MAX),
-        )
-        while True:
-            async for attempt in retrying:
-                with attempt:
-                    await self._watch_once()
-
-    async def _watch_once(self) -> None:
-        while not self._subscriptions:
-            await self._watch_requests.get()
-        assert self._control is not None
-        stub: Any = ControlStub(self._control)
-        call = stub.Watch()
-        while not self._watch_requests.empty():
-            self._watch_requests.get_nowait()
-        for segment, subscription in list(self._subscriptions.items()):
-            await call.write(_watch_request(segment, subscription))
-        sender = asyncio.create_task(self._send_watch_requests(call))
-        try:
-            while (message := await call.read()) is not aio.EOF:
-                self._event_arrived(message)
-        finally:
-            sender.cancel()
-
-    async def _send_watch_requests(self, call: Any) -> None:
-        while True:
-            await call.write(await self._watch_requests.get())
-
-    def _event_arrived(self, message: pb.Event) -> None:
-        try:
-            event = event_from_pb(message)
-        except ValueError as error:
-            log.warning("node %s sent a malformed event: %s", self.address, error)
-            return
-        subscription = self._subscriptions.get(event.segment)
-        if subscription is None:
-            return
-        if event.gone:
-            del self._subscriptions[event.segment]
-        elif event.epoch == subscription.epoch:
-            subscription.position = event.position
-        for callback in tuple(subscription.callbacks):
-            callback(event)
-
-
-@dataclass(slots=True)
-class _Subscription:
-    epoch: int
-    position: Position
-    callbacks: list[Callable[[Event], None]]
-
-
-def _watch_request(segment: str, subscription: _Subscription) -> pb.WatchRequest:
-    return pb.WatchRequest(
-        segment=segment,
-        subscribe=True,
-        epoch=subscription.epoch,
-        position=position_to_pb(subscription.position),
-    )
-
-
-class _DirectRead:
-    """The frames of one read, for `Transport.read`."""
-
-    def __init__(self, transport: Transport, segment: str) -> None:
-        self.frames: list[tuple[pb.FrameHeader, memoryview]] = []
-        self._transport = transport
-        self._segment = segment
-        self._done: asyncio.Future[bool] = transport.loop.create_future()
-
-    async def ended(self) -> bool:
-        """True when all has come; false when it was interrupted and is to be sent again."""
-        complete = await self._done
-        if not complete:
-            self.frames.clear()
-            self._done = self._transport.loop.create_future()
-        return complete
-
-    def frame(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
-        self.frames.append((header, payload))
-        if not header.last or self._done.done():
-            return
-        if header.HasField("status"):
-            address = self._transport.address
-            self._done.set_exception(error_from_frame(header.status, self._segment, address))
-        else:
-            self._done.set_result(True)
-
-    def interrupted(self, id: int) -> None:
-        if not self._done.done():
-            self._done.set_result(False)
-
-    def failed(self, error: DsmError) -> None:
-        if not self._done.done():
-            self._done.set_exception(error)
 
 
 def _summary(error: Exception) -> str:
