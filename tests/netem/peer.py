@@ -5,15 +5,16 @@ They are programs, not functions, because a test process cannot be on two hosts 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import socket
+import struct
 import sys
 import time
 
 PORT = 5555
 SEED = 42
+TOTAL_RETRANS = 100  # where tcpi_total_retrans is in struct tcp_info
 SO_RCVBUFFORCE = 33  # Linux; the module does not name it
 
 
@@ -47,8 +48,10 @@ def send_stream(address: str, size_bytes: str, congestion: str = "") -> None:
         end.sendall(data)
         end.shutdown(socket.SHUT_WR)
         assert end.recv(10) == b"done"
-    digest = hashlib.sha256(data).hexdigest()
-    print(json.dumps({"seconds": time.monotonic() - began, "sha256": digest}))
+        took_s = time.monotonic() - began
+        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    (retransmitted,) = struct.unpack_from("=I", info, TOTAL_RETRANS)
+    print(json.dumps({"seconds": took_s, "retransmitted": retransmitted}))
 
 
 def receive_datagrams(address: str, until_s: str) -> None:
