@@ -137,9 +137,7 @@ class Transport:
                 self._tasks.append(asyncio.create_task(self._lanes.pop(number).close()))
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         lanes, self._lanes, self._tasks = self._lanes, {}, []
         await asyncio.gather(*(lane.close() for lane in lanes.values()))
         for lane in lanes:
