@@ -28,7 +28,7 @@ from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.control import Control
 from dsm_client.direct import DirectRead
 from dsm_client.events import Events
-from dsm_client.lane import Lane
+from dsm_client.lane import Lane, end
 
 log = logging.getLogger(__name__)
 
