@@ -37,6 +37,8 @@ def main() -> int:
 def run(arguments: Sequence[str]) -> int:
     """Do what these arguments say; returns the exit code."""
     try:
+        import rich  # noqa: F401
+
         from dsm_client.command_app import command
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]

@@ -22,10 +22,12 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
+from rich.text import Text
 
 from dsm.errors import UsageError
 from dsm.model import Gap, OnLag
@@ -145,10 +147,13 @@ def _whole(region: Region, progress: _Bar) -> Iterator[tuple[memoryview, int]]:
         with snapshot as view:
             yield view, snapshot.version
         return
-    future: Future[memoryview] = background().submit(source.fetch(0, region.nbytes))
+    info = region.info
+    missing = source.replica.missing(0, info.pages, None)
+    here = info.size_bytes - sum(extent.length for extent in missing) * info.page_bytes
+    future: Future[memoryview] = background().submit(source.fetch(0, info.size_bytes))
     try:
         while not _done_within(future, REDRAW_S):
-            progress.reached(region.stats()["bytes_received"])
+            progress.reached(max(0, here) + region.stats()["bytes_received"])
         yield future.result(), source.replica.shadow.version
     finally:
         future.cancel()
@@ -229,6 +234,13 @@ def _file(path: Path | None) -> Iterator[BinaryIO]:
 # ── progress ──
 
 
+class _RateColumn(ProgressColumn):
+    """In bits a second, as everywhere here."""
+
+    def render(self, task: Task) -> Text:
+        return Text(text.rate(task.speed * 8) if task.speed else "")
+
+
 class _Bar:
     """A progress bar that is told positions as often as one likes."""
 
@@ -253,7 +265,7 @@ def _progress(name: str, total: int) -> Iterator[_Bar]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        _RateColumn(),
         TimeRemainingColumn(compact=True),
     )
     with Progress(

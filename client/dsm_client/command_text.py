@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dsm.model import Kind, PathEstimate, SegmentInfo
+from dsm_client.command import printable
 from dsm_client.session import Described
 
 
@@ -99,11 +100,11 @@ def _wrapped(line: str, room: int) -> list[str]:
 
 
 def write_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))
 
 
 def write_json_line(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value) + "\n")
 
 
 # ── values ──
@@ -152,4 +153,4 @@ def path_json(path: PathEstimate) -> dict[str, Any]:
 
 def array_of(info: SegmentInfo) -> str:
     """`<f4 512×512`, or nothing where no dtype was given."""
-    return " ".join(filter(None, (info.dtype, "×".join(map(str, info.shape)))))
+    return " ".join(filter(None, (printable(info.dtype), "×".join(map(str, info.shape)))))
