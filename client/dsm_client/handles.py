@@ -276,6 +276,7 @@ def remote_cursor(source: RemoteRing, seq: int) -> Iterator[Any]:
 
     def advance(seq: int, *, at_once: bool = False) -> None:
         now = time.monotonic()
+        replica.cursor = seq  # told at the latest when the reader waits
         if at_once or now - state["told_at"] >= CURSOR_S:
             state["told_at"] = now
             background().call(replica.move_cursor, seq)

@@ -9,7 +9,7 @@ from dsm.core.reads import Part, Read, ReadBlocks
 from dsm.errors import BudgetExceeded, ChecksumMismatch, OutOfRange, Overrun
 from dsm.model import Access, Event, Extent, Gap, Position, SegmentInfo
 from dsm.segment import Block, BlockRun, RingShadow
-from dsm.segment.block import matches
+from dsm.segment.block import head_matches, matches
 from dsm.segment.layout import ROW, ROW_BYTES
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.assembly import Arrived, Assembler
@@ -51,6 +51,8 @@ class RingReplica(Replica):
         self.header_bytes = max(header_bytes or 0, info.header_bytes)
         self.following = False
         self.cursor: int | None = None
+        """How far a reader has come that the producer waits for."""
+        self._cursor_told: int | None = None
         self.private: dict[int, Block] = {}
         """Blocks that the shadow could not take, since a reader holds what lies there."""
         self.touches: deque[tuple[bool, int, bool]] = deque(maxlen=256)
@@ -82,7 +84,16 @@ class RingReplica(Replica):
             missing.append(beyond)
         if not self.private:
             return missing
-        return [e for m in missing for e in _around(*m, _within(m, self.private))]
+        return [e for m in missing for e in _around(*m, self._private_in(m, header_bytes))]
+
+    def _private_in(self, extent: Extent, header_bytes: int | None) -> list[int]:
+        """Blocks that went round what readers hold, and are as deep as that."""
+        return [
+            seq
+            for seq in _within(extent, self.private)
+            if is_whole(self.private[seq])
+            or (header_bytes is not None and len(self.private[seq].data) >= header_bytes)
+        ]
 
     # ── Source ──
 
@@ -94,6 +105,7 @@ class RingReplica(Replica):
         part = Part.HEADER
         if header_bytes is None:
             has_headers = not self.missing(*extent, self.header_bytes or 1)
+            has_headers = has_headers and not _within(extent, self.private)
             part = Part.PAYLOAD if has_headers and self.header_bytes else Part.WHOLE
         return ReadBlocks(extent.start, extent.stop, part, self.header_bytes, park=park)
 
@@ -112,7 +124,7 @@ class RingReplica(Replica):
             self.settle()
             return
         self.transport.loop.call_soon(self._read_ahead_soon)  # the demand goes first
-        await self.need(seq, seq + 1, header_bytes)
+        await self._need_block(seq, header_bytes)
 
     def _read_ahead_soon(self) -> None:
         if self.error is None:
@@ -122,10 +134,21 @@ class RingReplica(Replica):
     async def fetch_beyond(self, seq: int, header_bytes: int | None) -> None:
         """Have block `seq` present, which may not have been appended yet."""
         self.following = True
+        if self.cursor != self._cursor_told:
+            self.move_cursor(self.cursor)  # the producer may be waiting for just this
         self.planner.hint("sequential")
         self.accessed(seq, seq + 1)
         self.transport.loop.call_soon(self._read_ahead_soon)
-        await self.need(seq, seq + 1, header_bytes, park=True)
+        await self._need_block(seq, header_bytes, park=True)
+
+    async def _need_block(self, seq: int, header_bytes: int | None, *, park: bool = False) -> None:
+        """`need`; an overrun names all that is gone by now, from this block on."""
+        try:
+            await self.need(seq, seq + 1, header_bytes, park=park)
+        except Overrun as lag:
+            head = self.shadow.head
+            self.moved(head, max(seq, min(lag.gap.last, head - 1)) + 1)
+            raise Overrun(self.info.name, Gap(seq, self.shadow.tail - 1)) from None
 
     async def fetch_exact(self, seq: int) -> Block:
         """One block in one round trip, kept by nobody: `zero_copy` across the network."""
@@ -166,7 +189,7 @@ class RingReplica(Replica):
                 now=now,
             )
         self.choose()
-        if self.method not in (Access.PREFETCH, Access.HYBRID):
+        if not self.following and self.method not in (Access.PREFETCH, Access.HYBRID):
             return
         park = 0
         if self.following:
@@ -188,6 +211,7 @@ class RingReplica(Replica):
     def move_cursor(self, seq: int | None) -> None:
         """The producer is not to overwrite `seq` and what follows; `None`: it may again."""
         self.cursor = seq
+        self._cursor_told = seq
         self.transport.submit_cursor(id(self), self.info.name, self.info.epoch, seq)
 
     def interrupted(self, id: int) -> None:
@@ -231,11 +255,6 @@ class RingReplica(Replica):
 
     def _keep_private(self, arrived: Arrived) -> list[int]:
         """A reader holds what lies there: hand these blocks out from memory of their own."""
-        if arrived.part is not Part.WHOLE:
-            raise BudgetExceeded(
-                f"segment {self.info.name!r}: a reader still holds blocks that the ring has "
-                "lapped; let go of blocks, or copy them"
-            )
         held = sum(len(block) for block in self.private.values())
         if held + len(arrived.run.data) > PRIVATE_BYTES_MAX:
             raise BudgetExceeded(
@@ -274,16 +293,28 @@ class RingReplica(Replica):
 
 
 def private_blocks(arrived: Arrived, crc_header_bytes: int, header_bytes: int) -> list[Block]:
-    """The good ones of a run of whole blocks, as blocks over their own memory."""
+    """The good ones of a run of whole blocks or of headers, as blocks over their own memory."""
     blocks = []
     origin: int | None = None
+    at = 0
     for fields in ROW.iter_unpack(arrived.run.rows):
         seq, pos, timestamp_ns, length = fields[:4]
-        origin = pos if origin is None else origin
-        data = memoryview(arrived.run.data)[pos - origin : pos - origin + length].toreadonly()
-        if matches(fields, data, crc_header_bytes):
+        if arrived.part is Part.WHOLE:
+            origin = pos if origin is None else origin
+            at = pos - origin
+        else:
+            length = min(length, arrived.header_bytes)
+        data = memoryview(arrived.run.data)[at : at + length].toreadonly()
+        at += length
+        good = matches if length == fields[3] else head_matches
+        if good(fields, data, crc_header_bytes):
             blocks.append(Block(seq, timestamp_ns, data, header_bytes, None, fields))
     return blocks
+
+
+def is_whole(block: Block) -> bool:
+    """Not its header only."""
+    return block._fields is None or len(block.data) == block._fields[3]
 
 
 def _within(extent: Extent, seqs: Iterable[int]) -> list[int]:

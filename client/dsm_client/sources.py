@@ -16,7 +16,7 @@ from dsm.segment import Bell, Block, RegionReader, RingReader
 from dsm_client.blocks import LazyBlock, WatchedBlock
 from dsm_client.loop import background
 from dsm_client.region_replica import RegionReplica
-from dsm_client.ring_replica import RingReplica
+from dsm_client.ring_replica import RingReplica, is_whole
 
 
 class RingSource(Protocol):
@@ -193,10 +193,11 @@ class RemoteRing:
     def _here(self, seq: int) -> Block | None:
         """What is wanted of it, if it is all here."""
         replica = self.replica
-        if replica.private and (private := replica.private.get(seq)) is not None:
+        private = replica.private.get(seq) if replica.private else None
+        if private is not None and is_whole(private):
             return private
         try:
-            block = replica.shadow.block(seq)
+            block = replica.shadow.block(seq) if private is None else private
         except (NotFilled, OutOfRange, Overrun):
             replica.check()
             return None
@@ -240,7 +241,8 @@ class RemoteRing:
         replica = self.replica
         while True:
             await replica.fetch(seq, None)
-            if (private := replica.private.get(seq)) is not None:
+            private = replica.private.get(seq)
+            if private is not None and is_whole(private):
                 return private
             block = replica.shadow.block(seq)
             if block._fields is not None and len(block.data) == block._fields[3]:

@@ -28,7 +28,7 @@ from dsm.core.extents import ExtentSet
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller
 from dsm.core.reads import Read, Urgency
-from dsm.errors import DsmError
+from dsm.errors import DsmError, Overrun
 from dsm.model import Extent
 
 ATTEMPTS_MAX = 3
@@ -41,8 +41,12 @@ REQUESTS_PER_LANE = 2
 """On a small window requests shrink, so that each lane has its next one before it runs dry..."""
 
 REQUEST_BYTES_MIN = 128 << 10
-"""...but no further than this: a message costs both sides about 0.2 ms (measured on loopback), which
+"""...but no further than this: a message costs both sides about 0.2 ms (on loopback), which
 at 64 KiB is more than the bytes themselves."""
+
+
+PARKED_REQUESTS = 4
+"""Requests that cover what is asked for beyond the head of a live ring."""
 
 
 class Presence(Protocol):
@@ -70,7 +74,9 @@ class _Request:
     header_bytes: int | None
     urgency: Urgency
     park: bool
-    attempt: int = 0
+    attempt: int
+    left: ExtentSet
+    """What of it has not arrived: what has may be requested again meanwhile."""
     progressed: bool = False
 
 
@@ -148,11 +154,14 @@ class Fetcher:
         path = self.puller.path.estimate(now)
         unit = self.source.unit_bytes(header_bytes)
         limit = self.source.limit
+        ahead = limit.stop + park_units
+        if park_units > PARKED_REQUESTS:  # one request for several blocks, not one for each
+            ahead -= ahead % (park_units // PARKED_REQUESTS)
         window = max(1, int(2 * self.puller.path.window_bytes(now) / unit))
         plan = self.planner.plan(
             now,
             window_units=window,
-            limit=Extent(limit.start, limit.stop + park_units),
+            limit=Extent(limit.start, ahead),
             wanted=lambda a, b: self._lacking(a, b, header_bytes),
             gap_units=int(path.bdp_bytes / unit),
             delay_s=path.rtt_s,
@@ -183,13 +192,23 @@ class Fetcher:
         request = self._requests.get(id)
         if request is not None:
             request.progressed = True
-            self._requested_at(request.header_bytes).discard(start, stop)
+            left = request.left.intersection(start, stop)
+            for extent in left:
+                request.left.discard(*extent)
+                self._requested_at(request.header_bytes).discard(*extent)
         self._wake(start, stop)
 
     def ended(self, id: int, error: DsmError | None = None) -> None:
         """The last frame of `id` came. With an `error`, who waits for any of it is told."""
         request = self._forget(id)
         if request is None:
+            return
+        start, stop = request.extent
+        if isinstance(error, Overrun) and start <= error.gap.last < stop - 1:
+            # What lies behind the gap is still there, and was not answered.
+            self._fail(Extent(start, error.gap.last + 1), error)
+            request.extent = Extent(error.gap.last + 1, stop)
+            self._repeat(request, request.attempt)
             return
         if error is not None:
             self._fail(request.extent, error)
@@ -271,7 +290,8 @@ class Fetcher:
                 parked=park,
                 owner=self.owner,
             )
-            self._requests[id] = _Request(piece, header_bytes, urgency, park, attempt)
+            left = ExtentSet([piece])
+            self._requests[id] = _Request(piece, header_bytes, urgency, park, attempt, left)
             self._requested_at(header_bytes).add(piece.start, piece.stop)
 
     def _request_bytes(self) -> int:
@@ -295,14 +315,16 @@ class Fetcher:
 
     def _repeat(self, request: _Request, attempt: int) -> None:
         extent = request.extent
+        urgency = Urgency.AWAITED if self._is_awaited(request) else request.urgency
         for lacking in self._lacking(extent.start, extent.stop, request.header_bytes):
             for piece, parked in self._split_at_head(lacking, request.park):
-                self._submit_pieces(piece, request.header_bytes, request.urgency, parked, attempt)
+                self._submit_pieces(piece, request.header_bytes, urgency, parked, attempt)
 
     def _forget(self, id: int) -> _Request | None:
         request = self._requests.pop(id, None)
         if request is not None:
-            self._requested_at(request.header_bytes).discard(*request.extent)
+            for extent in request.left:
+                self._requested_at(request.header_bytes).discard(*extent)
         return request
 
     def _requested_at(self, header_bytes: int | None) -> ExtentSet:

@@ -170,7 +170,7 @@ class Puller:
     def frame_arrived(self, id: int, wire_bytes: int, now: float, *, parked: bool = False) -> None:
         self.counts.bytes_received += wire_bytes
         entry = self._entries.get(id)
-        if entry is None:
+        if entry is None or entry.lane < 0:
             return
         if not entry.parked:
             left = max(0, entry.bytes_expected - entry.arrived)
@@ -180,8 +180,9 @@ class Puller:
             self.path.bytes_arrived(id, wire_bytes, now)
 
     def finished(self, id: int, now: float) -> None:
-        entry = self._entries.pop(id, None)
-        if entry is not None:
+        entry = self._entries.get(id)
+        if entry is not None and entry.lane >= 0:
+            del self._entries[id]
             self._release(entry)
             self.path.request_finished(id, now)
 
@@ -220,9 +221,9 @@ class Puller:
         return sum(lane.unanswered for lane in self._lanes.values())
 
     def owner(self, id: int) -> object:
-        """Who submitted it; None where nobody wants it any more."""
+        """Who submitted it; None where nobody wants it any more, or it was never sent."""
         entry = self._entries.get(id)
-        return None if entry is None else entry.owner
+        return None if entry is None or entry.lane < 0 else entry.owner
 
     # ── inside ──
 

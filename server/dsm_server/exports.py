@@ -10,6 +10,7 @@ export one root, and a node that was killed finds everything again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -18,9 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsm.core.extents import merge
-from dsm.errors import EpochGone, SegmentNotFound, WrongKind
+from dsm.errors import DsmError, EpochGone, SegmentNotFound, WrongKind
 from dsm.model import Extent, Kind, Position, validate_name
 from dsm.segment import Bell, RegionReader, RingReader, list_names, open_segment
+
+log = logging.getLogger(__name__)
 
 OPEN_MAX = 4096
 """Mapped segments that nobody listens to; the least recently used one is closed first."""
@@ -127,12 +130,20 @@ class Exports:
             self._retire(exported)
             exported = None
         if exported is None:
-            exported = Exported(open_segment(self.root, name))
+            exported = Exported(self._opened(name, epoch))
             self._open[name] = exported
             self._close_unused()
         self._open.move_to_end(name)
         exported.check_epoch(epoch)
         return exported
+
+    def _opened(self, name: str, epoch: int) -> RingReader | RegionReader:
+        try:
+            return open_segment(self.root, name)
+        except SegmentNotFound:
+            if not epoch:
+                raise
+            raise EpochGone(name, f"it was deleted, epoch {epoch:016x} is over") from None
 
     def describe_all(self, names: list[str]) -> Iterator[Exported]:
         """Those of `names` that can be opened."""
@@ -141,6 +152,8 @@ class Exports:
                 yield self.get(name)
             except SegmentNotFound:
                 continue
+            except DsmError as error:
+                log.warning("not listed: %s", error)
 
     @contextmanager
     def listening(self, exported: Exported, listener: Listener) -> Iterator[None]:

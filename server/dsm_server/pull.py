@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import Any
 
 import grpc
@@ -17,7 +18,7 @@ from grpc import aio
 
 from dsm.core.exporter import DuplicateRequest, Exporter, Serve, TooManyRequests
 from dsm.core.reads import Request
-from dsm.errors import BudgetExceeded, DsmError, SegmentNotFound, UsageError
+from dsm.errors import BudgetExceeded, DsmError, EpochGone, UsageError
 from dsm.model import Extent
 from dsm.segment import RingCursor
 from dsm.wire.convert import request_from_pb
@@ -37,6 +38,9 @@ Context = Any
 REQUEST_BYTES_MAX = 256 << 10
 CURSORS_MAX = 64
 """As many as a ring has places for."""
+
+REFUSALS_MAX = 256
+"""Refusals that wait to be sent; a client that does not take them is not listened to meanwhile."""
 
 
 class PullStream:
@@ -59,7 +63,8 @@ class PullStream:
         self._closing = closing
         self._exporter = Exporter(limits.requests_max)
         self._answers: dict[int, tuple[Exported, Answer, bool]] = {}
-        self._refusals: list[bytes] = []
+        self._refusals: deque[bytes] = deque()
+        self._taken = asyncio.Event()
         self._cursors: dict[int, RingCursor] = {}
         self._listening: set[Exported] = set()
         self._wake = asyncio.Event()
@@ -85,6 +90,9 @@ class PullStream:
             while (message := await self._context.read()) is not aio.EOF:
                 self._message_arrived(message)
                 self._wake.set()
+                while len(self._refusals) >= REFUSALS_MAX:
+                    self._taken.clear()
+                    await self._taken.wait()
         finally:
             self._ended = True
             self._wake.set()
@@ -160,7 +168,8 @@ class PullStream:
     async def _send_frames(self) -> None:
         while not self._closing.is_set():
             while self._refusals:
-                await self._context.write(self._refusals.pop(0))
+                await self._context.write(self._refusals.popleft())
+                self._taken.set()
             serve = self._exporter.next_serve()
             if serve is not None:
                 frame = self._next_frame(serve)
@@ -177,7 +186,7 @@ class PullStream:
         exported, reply, accept_lz4 = self._answers[request.id]
         try:
             if exported.gone:
-                raise SegmentNotFound(request.segment, "it was deleted")
+                raise EpochGone(request.segment, "it was deleted or recreated")
             frame = reply.next_frame(self._limits.frame_bytes_max)
         except DsmError as error:
             return self._failed(request, exported, error)
