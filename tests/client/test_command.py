@@ -37,9 +37,9 @@ class Served(NamedTuple):
     process: subprocess.Popen[str]
 
 
-def serve(root: Path) -> Served:
+def serve(root: Path, listen: str = "127.0.0.1:0") -> Served:
     process = subprocess.Popen(
-        [sys.executable, "-m", "dsm_server.daemon", "--listen", "127.0.0.1:0", "--root", str(root)],
+        [sys.executable, "-m", "dsm_server.daemon", "--listen", listen, "--root", str(root)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
