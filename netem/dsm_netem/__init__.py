@@ -26,7 +26,8 @@ A `Link` is one direction. See `link` for its model and `config` for all that it
 """
 
 from .config import Change, ConfigError, GilbertElliott, LinkConfig, Timeline
-from .link import Counters, Delivery, Link
+from .link import Link
+from .packets import Counters, Delivery
 from .relay import Relay, RelayError
 from .relay_server import RelayServer
 from .trace import Trace, TraceError

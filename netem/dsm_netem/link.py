@@ -23,68 +23,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from heapq import heappop, heappush
 from random import Random
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-from .chance import Bursty, Rare
 from .config import LinkConfig, Timeline
-from .jitter import Jitter
+from .packets import Counters, Delivery, Run
 from .trace import TraceServer
+from .wire import Wire
+
+__all__ = ["Counters", "Delivery", "Link"]
 
 PIECE_NS = 1_000_000  # of link time served at once: a run's first segment is late by at most this
 NS_PER_S = 1_000_000_000
+_SERIALIZER = ("rate_bps", "trace", "outage")  # the fields of a config that concern it
 
 T = TypeVar("T")
-Flaw = Literal["", "flip", "silent"]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a link has done, in wire packets and wire bytes (overhead included)."""
-
-    in_packets: int = 0
-    in_bytes: int = 0
-    out_packets: int = 0
-    out_bytes: int = 0
-    lost_packets: int = 0
-    lost_bytes: int = 0
-    dropped_packets: int = 0
-    dropped_bytes: int = 0
-    copied_packets: int = 0
-    copied_bytes: int = 0
-    corrupted_packets: int = 0
-    reordered_packets: int = 0
-    queue_peak_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery(Generic[T]):
-    """Segments [first, end) of an accepted packet, to be handed on at `due_ns`."""
-
-    packet: T
-    first: int
-    end: int
-    due_ns: int
-    flaw: Flaw = ""
-
-
-@dataclass(slots=True)
-class _Run(Generic[T]):
-    """Segments [first, end) of a packet on their way; all are `segment_bytes` but the last."""
-
-    packet: T
-    first: int
-    end: int
-    segments: int
-    segment_bytes: int
-    last_bytes: int
-    arrived_ns: int
-
-    def size_bytes(self, first: int, end: int) -> int:
-        size = (end - first) * self.segment_bytes
-        return size - self.segment_bytes + self.last_bytes if end == self.segments else size
 
 
 class Link(Generic[T]):
@@ -99,23 +52,20 @@ class Link(Generic[T]):
         start_ns: int = 0,
     ) -> None:
         self.counters = Counters()
-        self._random = random
         self._start_ns = start_ns
-        self._queue: deque[_Run[T]] = deque()
+        self._queue: deque[Run[T]] = deque()
         self._waiting_bytes = 0
-        self._serving: _Run[T] | None = None
+        self._serving: Run[T] | None = None
         self._serving_since_ns = start_ns
         self._serving_bytes = 0.0  # what is left of it at `serving_since`
         self._finish_ns: int | None = None  # None while nothing is served, or it is held
         self._free_ns = start_ns
-        self._line: list[tuple[int, int, Delivery[T], int]] = []  # due, tie-break, what, bytes
-        self._line_count = 0
-        self._last_due_ns = start_ns
         self._changes: Iterator[tuple[int, Mapping[str, Any]]] = iter(timeline or ())
         self._next_change = next(self._changes, None)
-        self._config = LinkConfig()
+        self._config = config
         self._trace_server: TraceServer | None = None
-        self._configure(config, start_ns, afresh=True)
+        self._wire: Wire[T] = Wire(config, random, self.counters, start_ns)
+        self._configure_serializer(None, start_ns)
 
     @property
     def config(self) -> LinkConfig:
@@ -139,7 +89,7 @@ class Link(Generic[T]):
         last_bytes = (
             segment_bytes if last_bytes is None else last_bytes + self._config.overhead_bytes
         )
-        run = _Run(packet, 0, segments, segments, segment_bytes, last_bytes, now_ns)
+        run = Run(packet, 0, segments, segments, segment_bytes, last_bytes, now_ns)
         total_bytes = run.size_bytes(0, segments)
         self.counters.in_packets += segments
         self.counters.in_bytes += total_bytes
@@ -162,10 +112,10 @@ class Link(Generic[T]):
         """
         self._advance(now_ns)
         wakes = []
-        if self._line:
-            wakes.append(self._line[0][0])
+        if (due_ns := self._wire.next_due_ns()) is not None:
+            wakes.append(due_ns)
         if self._finish_ns is not None:
-            wakes.append(self._finish_ns + self._delay_ns)
+            wakes.append(self._finish_ns + self._wire.delay_ns)
         if self._next_change is not None and (self._serving is not None or self._queue):
             wakes.append(self._start_ns + self._next_change[0])
         return max(0, min(wakes) - now_ns) if wakes else None
@@ -173,13 +123,7 @@ class Link(Generic[T]):
     def release(self, now_ns: int) -> list[Delivery[T]]:
         """What is due, in the order in which it arrives; to be handed on at once."""
         self._advance(now_ns)
-        due = []
-        while self._line and self._line[0][0] <= now_ns:
-            _, _, delivery, size_bytes = heappop(self._line)
-            self.counters.out_packets += delivery.end - delivery.first
-            self.counters.out_bytes += size_bytes
-            due.append(delivery)
-        return due
+        return self._wire.arrived(now_ns)
 
     def change(self, now_ns: int, updates: Mapping[str, Any]) -> None:
         """From now on the link is as `updates` say. Raises `ConfigError` and leaves it as it was.
@@ -204,12 +148,12 @@ class Link(Generic[T]):
         runs = [*self._queue, *([self._serving] if self._serving else [])]
         packets = sum(run.end - run.first for run in runs)
         size_bytes = sum(run.size_bytes(run.first, run.end) for run in runs)
-        packets += sum(delivery.end - delivery.first for _, _, delivery, _ in self._line)
-        return packets, size_bytes + sum(entry[3] for entry in self._line)
+        under_way_packets, under_way_bytes = self._wire.inside()
+        return packets + under_way_packets, size_bytes + under_way_bytes
 
     # -- the queue --
 
-    def _admit(self, now_ns: int, run: _Run[T], total_bytes: int) -> int:
+    def _admit(self, now_ns: int, run: Run[T], total_bytes: int) -> int:
         """How many of the run's segments fit; an idle link takes at least one."""
         counters = self.counters
         backlog_bytes = self._backlog_bytes(now_ns)
@@ -262,7 +206,7 @@ class Link(Generic[T]):
         if end == run.end:
             self._serving = self._queue.popleft()
         else:
-            self._serving = _Run(
+            self._serving = Run(
                 run.packet,
                 run.first,
                 end,
@@ -295,25 +239,24 @@ class Link(Generic[T]):
         served_bytes = (now_ns - self._serving_since_ns) * rate_bps / 8 / NS_PER_S
         return max(0.0, self._serving_bytes - max(0.0, served_bytes))
 
-    def _configure(self, config: LinkConfig, now_ns: int, *, afresh: bool = False) -> None:
-        """Puts a config in force; what it does not change keeps its state and its draws."""
+    def _depart(self) -> None:
+        """The piece in the serializer has left it."""
+        run, at_ns = self._serving, self._finish_ns
+        assert run is not None
+        assert at_ns is not None
+        self._serving, self._finish_ns, self._free_ns = None, None, at_ns
+        self._wire.send(run, at_ns)
+
+    def _configure(self, config: LinkConfig, now_ns: int) -> None:
         before, self._config = self._config, config
-
-        def touched(*names: str) -> bool:
-            return afresh or any(getattr(before, name) != getattr(config, name) for name in names)
-
-        self._delay_ns = round(config.delay_s * NS_PER_S)
-        if touched("jitter_s", "jitter", "jitter_interval_s"):
-            self._jitter = Jitter(config, self._random, now_ns)
-        if touched("loss", "bursts", "duplicate", "reorder", "corrupt", "corrupt_silent"):
-            self._draw_chances(config)
-        if touched("rate_bps", "trace", "outage"):
+        self._wire.configure(config, now_ns)
+        if any(getattr(before, name) != getattr(config, name) for name in _SERIALIZER):
             self._configure_serializer(before, now_ns)
 
-    def _configure_serializer(self, before: LinkConfig, now_ns: int) -> None:
+    def _configure_serializer(self, before: LinkConfig | None, now_ns: int) -> None:
         config = self._config
-        left_bytes = self._serving_left_bytes(now_ns, before.rate_bps)
-        if before.trace is not config.trace:
+        left_bytes = self._serving_left_bytes(now_ns, before.rate_bps if before else None)
+        if before is None or before.trace is not config.trace:
             self._trace_server = TraceServer(config.trace, now_ns) if config.trace else None
         rate_bps = config.mean_rate_bps
         self._piece_bytes = int(rate_bps / 8 * PIECE_NS / NS_PER_S) if rate_bps else 1 << 30
@@ -322,75 +265,3 @@ class Link(Generic[T]):
             self._serving_since_ns = now_ns
             self._serving_bytes = left_bytes
             self._finish_ns = None if config.outage == "hold" else self._service_end_ns()
-
-    # -- the wire --
-
-    def _draw_chances(self, config: LinkConfig) -> None:
-        random = self._random
-        self._loss = Bursty(config.bursts, random) if config.bursts else Rare(config.loss, random)
-        self._chances: tuple[tuple[str, Rare], ...] = tuple(
-            (what, Rare(probability, random))
-            for what, probability in (
-                ("copy", config.duplicate),
-                ("late", config.reorder),
-                ("flip", config.corrupt),
-                ("silent", config.corrupt_silent),
-            )
-            if probability > 0
-        )
-
-    def _depart(self) -> None:
-        """The piece in the serializer has left it: decides what becomes of each segment."""
-        run, at_ns = self._serving, self._finish_ns
-        assert run is not None
-        assert at_ns is not None
-        self._serving, self._finish_ns, self._free_ns = None, None, at_ns
-        due_ns = at_ns + self._delay_ns + self._jitter.extra_ns(at_ns)
-        if self._config.ordered:
-            due_ns = max(due_ns, self._last_due_ns)
-        self._last_due_ns = due_ns
-        count = run.end - run.first
-        fates = [(hit, "lost") for hit in self._loss.draw(count)]
-        for what, chance in self._chances:
-            fates += [(hit, what) for hit in chance.draw(count)]
-        if not fates:
-            self._send(run, run.first, run.end, due_ns)
-        else:
-            self._send_cut(run, due_ns, fates)
-
-    def _send_cut(self, run: _Run[T], due_ns: int, fates: list[tuple[int, str]]) -> None:
-        """Sends the run in parts: every segment that something happens to is a part of its own."""
-        hits: dict[int, set[str]] = {}
-        for offset, what in fates:
-            hits.setdefault(run.first + offset, set()).add(what)
-        intact = run.first
-        for index in sorted(hits):
-            if intact < index:
-                self._send(run, intact, index, due_ns)
-            self._send_hit(run, index, due_ns, hits[index])
-            intact = index + 1
-        if intact < run.end:
-            self._send(run, intact, run.end, due_ns)
-
-    def _send_hit(self, run: _Run[T], index: int, due_ns: int, what: set[str]) -> None:
-        counters = self.counters
-        size_bytes = run.size_bytes(index, index + 1)
-        if "lost" in what:
-            counters.lost_packets += 1
-            counters.lost_bytes += size_bytes
-            return
-        flaw: Flaw = "flip" if "flip" in what else "silent" if "silent" in what else ""
-        counters.corrupted_packets += flaw != ""
-        if "copy" in what:
-            counters.copied_packets += 1
-            counters.copied_bytes += size_bytes
-            self._send(run, index, index + 1, due_ns, flaw)
-        if "late" in what:
-            counters.reordered_packets += 1
-            due_ns += round(self._config.reorder_s * NS_PER_S)
-        self._send(run, index, index + 1, due_ns, flaw)
-
-    def _send(self, run: _Run[T], first: int, end: int, due_ns: int, flaw: Flaw = "") -> None:
-        delivery = Delivery(run.packet, first, end, due_ns, flaw)
-        heappush(self._line, (due_ns, self._line_count, delivery, run.size_bytes(first, end)))
-        self._line_count += 1

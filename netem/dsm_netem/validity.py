@@ -13,6 +13,7 @@ from typing import Any
 
 LATENESS_P99_MAX_S = 0.001
 LATENESS_P99_MAX_RTTS = 0.02
+CPU_SHARE_MAX = 0.9  # of a core: beyond, the emulator is the bottleneck and not the link
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ def judge(statistics: Mapping[str, Any], rtt_s: float) -> Verdict:
         reasons.append(
             f"the emulator was late: p99 {lateness['p99_us']:.0f} us, allowed {limit_us:.0f}"
         )
+    shaped = any("rate_bps" in link["config"] for link in statistics.get("links", {}).values())
+    if shaped and statistics.get("cpu_share", 0.0) > CPU_SHARE_MAX:
+        reasons.append(f"the emulator used {statistics['cpu_share']:.0%} of a core")
     for host, drops in statistics.get("device_drops", {}).items():
         if drops:
             reasons.append(f"the device of {host} dropped {drops} packets outside of the link")
