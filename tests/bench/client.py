@@ -1,0 +1,200 @@
+"""The process on host a: one peer, one workload, once. Prints JSON lines, the last is the result.
+
+{"ready": ...}    what comes next is measured (or: a live tail misses nothing from here)
+{"seconds": ...}  the result; with `wrong` if the bytes were not the ones that were served
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .data import Checksum, Dataset, Sizes
+from .peers import PEERS, Reader
+from .peers.interface import Buffer, Peer, stamp_of
+from .workloads import BY_NAME, TAIL_BYTES, Workload
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a client process is told on its command line."""
+
+    peer: str
+    workload: str
+    host: str
+    port: int
+    folder: str
+    bulk_bytes: int
+    blocks: int
+    round_number: int
+    limit_s: float
+
+    @property
+    def data(self) -> Dataset:
+        return Dataset(Path(self.folder), Sizes(self.bulk_bytes, self.blocks))
+
+
+def say(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def cpu_s() -> float:
+    """Of this process and of those that it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def run(task: Task) -> dict[str, Any]:
+    peer, workload = PEERS[task.peer], BY_NAME[task.workload]
+    for module in peer.modules:
+        importlib.import_module(module)  # loading a library is not what is measured
+    if workload.kind == "tail":
+        return _tail(task, peer, workload)
+    if not workload.warm:
+        return _measured(task, workload, lambda: peer.open(task.host, task.port))
+    reader = peer.open(task.host, task.port)
+    name, size = _warmed(task.data, workload)
+    reader.warm(name, size)
+    time.sleep(0.2)  # what the warming read has set off comes to rest
+    return _measured(task, workload, lambda: reader)
+
+
+def _warmed(data: Dataset, workload: Workload) -> tuple[str, int]:
+    """Warm means: the connection is used, and for a first access the object is not."""
+    other = workload.kind == "first" and workload.source == "bulk"
+    name = "blocks" if other else workload.source
+    return name, data.sizes.blocks_bytes if name == "blocks" else data.sizes.bulk_bytes
+
+
+def _measured(task: Task, workload: Workload, opened: Callable[[], Reader]) -> dict[str, Any]:
+    data = task.data
+    extents = workload.extents(data.sizes, task.round_number)
+    total, times = Checksum(), list[float]()
+    first_s, reads, unread = 0.0, 0, 0
+    over = threading.Event()
+    readers: list[Reader] = []
+    timer = threading.Timer(task.limit_s, lambda: (over.set(), [r.stop() for r in readers]))
+    timer.daemon = True
+    timer.start()
+    say(ready=True)
+    cpu, started = cpu_s(), time.perf_counter()
+    readers.append(opened())
+    error = ""
+    try:
+        for buffer, spent_s in _reads(readers[0], workload, extents):
+            first_s = first_s or time.perf_counter() - started
+            reads += 1
+            times.append(spent_s)
+            total.add(buffer)
+            if over.is_set():
+                break
+    except Exception as failure:
+        if not over.is_set():
+            error = f"{type(failure).__name__}: {failure}"[:300]
+    seconds, cpu = time.perf_counter() - started, cpu_s() - cpu
+    timer.cancel()
+    if over.is_set() and not total.bytes:
+        unread = readers[0].stop()
+    result = {
+        "seconds": seconds,
+        "first_s": first_s,
+        "bytes": total.bytes + unread,
+        "complete": reads == len(extents),
+        "client_cpu_s": cpu,
+        "wrong": total.value != data.checksum(workload.source, extents[:reads]),
+        "error": error,
+        **_spread(times),
+        "explain": getattr(readers[0], "explain", str)(),
+    }
+    _close(readers[0])
+    return result
+
+
+def _reads(
+    reader: Reader, workload: Workload, extents: list[tuple[int, int]]
+) -> Iterator[tuple[Buffer, float]]:
+    """The workload's reads, in order, each with its seconds (0 where they overlap)."""
+    match workload.kind:
+        case "sequential":
+            yield from ((buffer, 0.0) for buffer in reader.sequential("bulk", extents))
+        case "random":
+            yield from reader.scattered("bulk", extents, workload.depth)
+        case "strided" | "first":
+            yield from reader.scattered("bulk", extents, 1)
+        case "headers":
+            yield from ((buffer, 0.0) for buffer in reader.headers(len(extents)))
+        case "payloads":
+            wanted = sum(1 for _, length in extents if length != extents[0][1])
+            count = len(extents) - wanted
+            yield from ((buffer, 0.0) for buffer in reader.headers(count))
+            every = count // wanted
+            seqs = [number * every for number in range(wanted)]
+            yield from ((buffer, 0.0) for buffer in reader.payloads(seqs))
+
+
+def _spread(times: list[float]) -> dict[str, float]:
+    times = sorted(spent for spent in times if spent)
+    if not times:
+        return {}
+    at = min(len(times) - 1, int(len(times) * 0.99))
+    return {"p50_s": statistics.median(times), "p99_s": times[at]}
+
+
+def _tail(task: Task, peer: Peer, workload: Workload) -> dict[str, Any]:
+    reader = peer.open(task.host, task.port)
+    reader.following = lambda: say(ready=True)
+    times, numbers, size = list[float](), list[int](), 0
+    over = threading.Event()
+    timer = threading.Timer(task.limit_s, over.set)
+    timer.daemon = True
+    timer.start()
+    cpu, error = cpu_s(), ""
+    try:
+        for block, usable_ns in reader.tail(workload.count):
+            published_ns, number = stamp_of(block)
+            times.append((usable_ns - published_ns) / 1e9)
+            numbers.append(number)
+            size += len(block)
+            if over.is_set():
+                break
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"[:300]
+    timer.cancel()
+    result = {
+        "seconds": workload.count / workload.rate_hz,
+        "first_s": times[0] if times else 0.0,
+        "bytes": size,
+        "complete": len(numbers) == workload.count,
+        "client_cpu_s": cpu_s() - cpu,
+        "wrong": numbers != list(range(len(numbers))) or size != len(numbers) * TAIL_BYTES,
+        "error": error,
+        **_spread(times),
+    }
+    _close(reader)
+    return result
+
+
+def _close(reader: Reader) -> None:
+    with contextlib.suppress(Exception):
+        reader.close()
+
+
+def main() -> None:
+    say(**run(Task(**json.loads(sys.argv[1]))))
+    sys.stdout.flush()
+    os._exit(0)  # whatever threads a library has left do not matter any more
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Ours: `dsm` as it comes, `dsm-8` with what its documentation recommends for a long fat path."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data import BLOCK_BYTES, HEADER_BYTES, Extent
+from .interface import Buffer, Peer, Reader, Running, paced, register, serves
+
+LIVE_BYTES = 64 << 20
+PAYLOADS_AT_A_TIME = 64
+
+
+def produce(folder: str, _host: str, _port: int, rate_hz: float, count: int, length: int) -> None:
+    """Appends to the file: a producer needs no node."""
+    from dsm.segment import open_segment
+
+    ring: Any = open_segment(Path(folder) / "root", "live", write=True)
+    with ring:
+        for block in paced(count, rate_hz, length):
+            ring.append(block)
+
+
+@serves(name="node", produce=produce)
+def node(running: Running) -> Iterator[None]:
+    from dsm.segment import create_region, create_ring
+
+    root = running.folder / "root"
+    root.mkdir(exist_ok=True)
+    data = running.data
+    with create_region(root, "bulk", size_bytes=data.sizes.bulk_bytes) as region:  # noqa: SIM117
+        with region.write() as view:
+            view[:] = data.bytes_of("bulk")
+    blocks = data.bytes_of("blocks")
+    capacity = data.sizes.blocks_bytes + (1 << 20)
+    with create_ring(
+        root, "blocks", capacity_bytes=capacity, header_bytes=HEADER_BYTES, slots=data.sizes.blocks
+    ) as ring:
+        for seq in range(data.sizes.blocks):
+            ring.append(blocks[seq * BLOCK_BYTES : (seq + 1) * BLOCK_BYTES])
+    create_ring(root, "live", capacity_bytes=LIVE_BYTES, header_bytes=16).close()
+    command = [sys.executable, "-m", "dsm_server.daemon", "--insecure", "--root", str(root)]
+    with running.program([*command, "--listen", f"{running.host.ipv4}:{running.port}"]):
+        yield
+
+
+class DsmReader(Reader):
+    """A session that never maps, with shadows of its own."""
+
+    def __init__(self, host: str, port: int, *, best: bool, **options: Any) -> None:
+        from dsm_client import connect
+
+        self._best = best
+        self._cache = tempfile.TemporaryDirectory(prefix="dsm-bench-cache-", dir="/dev/shm")
+        self._session = connect(
+            f"dsm://{host}:{port}",
+            map_local=False,
+            insecure=True,
+            cache=self._cache.name,
+            **options,
+        )
+        self._opened: dict[tuple[str, str], Any] = {}
+
+    def close(self) -> None:
+        self._session.close()
+        self._cache.cleanup()
+
+    def _open(self, name: str, access: str = "auto") -> Any:
+        key = name, access
+        if key not in self._opened:
+            self._opened[key] = self._session.open(name, access=access)
+        return self._opened[key]
+
+    def _ring(self) -> Any:
+        return self._open("blocks", "hybrid" if self._best else "auto")
+
+    def read(self, name: str, offset: int, length: int) -> Buffer:
+        if name == "blocks":
+            header: memoryview = self._ring().read(offset // BLOCK_BYTES).header
+            return header
+        view: memoryview = self._open(name).read(offset, length)
+        return view
+
+    def sequential(self, name: str, extents: Sequence[Extent]) -> Iterator[Buffer]:
+        region = self._open(name)
+        if self._best:
+            region.hint("sequential")
+        for offset, length in extents:
+            yield region.read(offset, length)
+
+    def scattered(
+        self, name: str, extents: Sequence[Extent], depth: int
+    ) -> Iterator[tuple[Buffer, float]]:
+        region = self._open(name)
+        if self._best:
+            region.hint("random")
+        if depth > 1 and hasattr(region, "read_many"):
+            return self._vectored(region, extents, depth)
+        return super().scattered(name, extents, depth)
+
+    def _vectored(
+        self, region: Any, extents: Sequence[Extent], depth: int
+    ) -> Iterator[tuple[Buffer, float]]:
+        for first in range(0, len(extents), depth):
+            started = time.perf_counter()
+            views = region.read_many(extents[first : first + depth])
+            for view in views:
+                yield view, time.perf_counter() - started
+
+    def headers(self, count: int) -> Iterator[Buffer]:
+        for block in self._ring().blocks(0, count):
+            yield block.header
+
+    def payloads(self, seqs: Sequence[int]) -> Iterator[Buffer]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        ring = self._ring()
+
+        def payload(seq: int) -> Buffer:
+            view: memoryview = ring.read(seq).payload
+            return view
+
+        with ThreadPoolExecutor(PAYLOADS_AT_A_TIME) as pool:
+            yield from pool.map(payload, seqs)
+
+    def tail(self, count: int) -> Iterator[tuple[Buffer, int]]:
+        ring = self._open("live")
+        blocks = ring.follow(start=ring.head, timeout_s=20)
+        self.following()
+        for _ in range(count):
+            block = next(blocks)
+            yield bytes(block.header) + bytes(block.payload), time.time_ns()
+
+    def explain(self) -> str:
+        """In the words of the handle that was read last."""
+        return list(self._opened.values())[-1].explain() if self._opened else ""
+
+
+KINDS = frozenset({"sequential", "random", "strided", "headers", "payloads", "first", "tail"})
+
+
+def _register(name: str, title: str, *, best: bool, single: bool = False, **options: Any) -> None:
+    opened = functools.partial(DsmReader, best=best, **options)
+    register(Peer(name, "node", title, opened, KINDS, ("dsm_client",), single=single))
+
+
+_register("dsm", "this project, defaults", best=False)
+_register("dsm-8", "this project, 8 lanes, methods and hints given", best=True, lanes=8)

@@ -1,0 +1,197 @@
+"""The harness itself: what it asks for, how it judges, what it makes of results. No link."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import pytest
+
+from tests.bench import controls, report
+from tests.bench.client import Task, run
+from tests.bench.data import BLOCK_BYTES, HEADER_BYTES, Checksum, Dataset, Sizes
+from tests.bench.experiment import Outcome, Setting
+from tests.bench.peers import PEERS, SERVERS, Peer, Reader, Server
+from tests.bench.peers.interface import missing, paced, stamp_of
+from tests.bench.workloads import ALL, BY_NAME, READ_BYTES
+
+SIZES = Sizes(bulk_bytes=2 << 20, blocks=40)
+LINK = {"rate_bps": 100e6, "rtt_s": 0.1, "overhead_bytes": 38}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return Dataset.create(tmp_path_factory.mktemp("data"), SIZES)
+
+
+class FileReader(Reader):
+    """Reads the dataset itself; `flaw` is what it gets wrong."""
+
+    def __init__(self, data, flaw=""):
+        self.data, self.flaw = data, flaw
+
+    def read(self, name, offset, length):
+        view = self.data.bytes_of(name)[offset : offset + length]
+        if self.flaw == "flips a bit":
+            return bytes([view[0] ^ 1]) + view[1:]
+        if self.flaw == "fails":
+            raise OSError("gone")
+        return view
+
+    def headers(self, count):
+        for seq in range(count):
+            yield self.read("blocks", seq * BLOCK_BYTES, HEADER_BYTES)
+
+    def payloads(self, seqs):
+        for seq in seqs:
+            yield self.read("blocks", seq * BLOCK_BYTES + HEADER_BYTES, BLOCK_BYTES - HEADER_BYTES)
+
+
+@pytest.fixture
+def task(data, monkeypatch):
+    def of(workload, flaw=""):
+        kinds = frozenset(each.kind for each in ALL)
+        peer = Peer("file", "file", "a file", lambda *_: FileReader(data, flaw), kinds)
+        monkeypatch.setitem(PEERS, "file", peer)
+        sizes = (SIZES.bulk_bytes, SIZES.blocks)
+        return Task("file", workload, "nowhere", 0, str(data.folder), *sizes, 0, 5.0)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "workload", [each for each in ALL if each.kind != "tail"], ids=lambda w: w.name
+)
+def test_every_workload_is_read_whole_and_checked(task, data, workload):
+    result = run(task(workload.name))
+    extents = workload.extents(data.sizes, 0)
+    assert (result["complete"], result["wrong"], result["error"]) == (True, False, "")
+    assert result["bytes"] == sum(length for _, length in extents) > 0
+    assert result["seconds"] >= result["first_s"] > 0
+
+
+@pytest.mark.parametrize("workload", ["bulk", "payloads", "random-4k-16"])
+def test_a_flipped_bit_is_noticed(task, workload):
+    assert run(task(workload, "flips a bit"))["wrong"]
+
+
+def test_a_failing_reader_is_a_result_and_not_a_crash(task):
+    result = run(task("first-cold", "fails"))
+    assert (result["error"], result["bytes"], result["complete"]) == ("OSError: gone", 0, False)
+
+
+def test_a_run_ends_at_its_limit(task, monkeypatch):
+    slow = FileReader.read
+
+    def read(self, name, offset, length):
+        time.sleep(0.02)
+        return slow(self, name, offset, length)
+
+    monkeypatch.setattr(FileReader, "read", read)
+    result = run(dataclasses.replace(task("bulk"), limit_s=0.2))
+    assert not result["complete"]
+    assert not result["wrong"]
+    assert 0 < result["bytes"] < SIZES.bulk_bytes
+    assert result["seconds"] < 1
+
+
+def test_random_extents_differ_between_rounds_and_not_between_peers():
+    workload = BY_NAME["random-4k-16"]
+    assert workload.extents(SIZES, 0) == workload.extents(SIZES, 0) != workload.extents(SIZES, 1)
+    assert len(set(workload.extents(SIZES, 0))) == min(workload.count, SIZES.bulk_bytes >> 12)
+
+
+def test_sequential_extents_cover_the_array():
+    extents = BY_NAME["bulk"].extents(SIZES, 0)
+    assert sum(length for _, length in extents) == SIZES.bulk_bytes
+    assert extents[:2] == [(0, READ_BYTES), (READ_BYTES, READ_BYTES)]
+
+
+def test_bounds_by_arithmetic():
+    class Link:
+        rate_bps, rtt_s, overhead_bytes = 100e6, 0.1, 38
+
+    goodput_bps = 100e6 * 1448 / 1538
+    wire_s = SIZES.bulk_bytes * 8 / goodput_bps
+    bound = {workload.name: controls.bound_s(workload, Link, SIZES) for workload in ALL}
+    assert bound["bulk"] == pytest.approx(0.1 + wire_s)
+    assert bound["outage"] == pytest.approx(0.1 + wire_s + 2)
+    assert bound["first-warm"] == pytest.approx(0.1, rel=0.01)
+    assert bound["first-cold"] == pytest.approx(0.2, rel=0.01)
+    assert bound["tail-100"] == 0.05
+    assert bound["payloads"] > bound["headers"] > 0.1
+
+
+def test_live_blocks_carry_their_number_and_their_time():
+    blocks = list(paced(3, 1000.0, 64))
+    assert [stamp_of(block)[1] for block in blocks] == [0, 1, 2]
+    assert {len(block) for block in blocks} == {64}
+    assert stamp_of(blocks[0])[0] < stamp_of(blocks[2])[0]
+
+
+def test_what_is_missing_is_named():
+    assert missing(["json"], ["sh"]) == ""
+    assert missing(["no_such_module"], ["no-such-program"]) == (
+        "module no_such_module, program no-such-program"
+    )
+    assert {peer.server for peer in PEERS.values()} <= SERVERS.keys()
+    assert all(isinstance(server, Server) for server in SERVERS.values())
+
+
+def test_checksums_add_up():
+    total = Checksum()
+    total.add(b"12345")
+    total.add(memoryview(b"6789"))
+    assert (total.value, total.bytes) == (0xE3069283, 9)
+
+
+# -- reports --
+
+
+def a_run(seconds, size=1_000_000, **changes):
+    figures = {"first_s": 0.1, "client_cpu_s": 0.01, "server_cpu_s": 0.01, "wire_bytes": size}
+    state = {"complete": True, "wrong": False, "error": "", "valid": True}
+    return {"seconds": seconds, "bytes": size, **figures, **state, **changes}
+
+
+@pytest.fixture
+def outcome():
+    found = Outcome(Setting("metro", "bbr"), link=LINK, hosts={"b": {"congestion": "bbr"}})
+    found.runs["bulk"] = {
+        "iperf3-1": [a_run(1.0), a_run(2.0)],
+        "iperf3-4": [a_run(0.5), a_run(2.5)],
+        "dsm": [a_run(1.0), a_run(2.0)],
+        "slow": [a_run(4.0, complete=False), a_run(9.0, valid=False)],
+        "broken": [a_run(0.1, wrong=True), a_run(0.0, error="OSError: gone")],
+    }
+    found.runs["first-cold"] = {"dsm": [a_run(0.3)], "cut": [a_run(5.0, complete=False)]}
+    found.skipped["redis"] = "module redis"
+    return json.loads(json.dumps(found.plain()))
+
+
+def test_only_what_is_believed_counts(outcome):
+    bulk, runs = BY_NAME["bulk"], outcome["runs"]["bulk"]
+    assert report.figures(bulk, runs["dsm"])["median"] == pytest.approx(6.0)
+    slow = report.figures(bulk, runs["slow"])
+    assert (slow["median"], slow["runs"], slow["cut_off"]) == (2.0, 1, 1)
+    assert report.figures(bulk, runs["broken"]) == {"median": None, "why": "OSError: gone"}
+    assert report.figures(BY_NAME["first-cold"], outcome["runs"]["first-cold"]["cut"]) == {
+        "median": None,
+        "why": "cut off",
+    }
+
+
+def test_a_share_is_that_of_the_best_control_of_the_same_round(outcome):
+    assert report.share_of_iperf3(outcome, "dsm") == pytest.approx((0.5 + 1.0) / 2)
+    assert report.share_of_iperf3(outcome, "broken") is None
+
+
+def test_the_report_is_written_and_says_what_is_not_in_it(outcome, tmp_path):
+    written = {path.name for path in report.write([outcome], tmp_path)}
+    assert {"results.json", "results.md"} <= written
+    table = (tmp_path / "results.md").read_text()
+    assert "| **dsm** | 6.00 |" in table
+    assert "Not measured: redis (module redis)." in table
+    assert "broken | OSError: gone" in table
+    assert json.loads((tmp_path / "results.json").read_text()) == [outcome]
