@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from dsm_client.command import complain
 
 QUIET_S = 2.0
 """A node that has not answered after this is worth a word to whoever waits."""
+
+RESUMABLE_S = 24 * 3600.0
+"""An interrupted pull is not kept in memory for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,10 @@ def _kept(directory: Path) -> Iterator[Path]:
 def resumable(address: str, segment: str) -> Iterator[Path]:
     """A directory for the shadow of a pull: an interrupted one stays there for the next attempt, a
     complete one goes (a file has its bytes now, and a shadow takes memory)."""
-    root = default_root()
-    directory = root.with_name(f"{root.name}-pull") / quote(f"{address}/{segment}", safe="")
+    shadows = default_root()
+    root = shadows.with_name(f"{shadows.name}-pull")
+    _remove_old(root)
+    directory = root / quote(f"{address}/{segment}", safe="")
     complete = False
     try:
         yield directory
@@ -95,4 +101,12 @@ def resumable(address: str, segment: str) -> Iterator[Path]:
         if complete or not any(directory.rglob("*.dsm")):
             shutil.rmtree(directory, ignore_errors=True)
         with suppress(OSError):
-            directory.parent.rmdir()  # if it is empty
+            root.rmdir()  # if it is empty
+
+
+def _remove_old(root: Path) -> None:
+    """Nobody goes on with pulls that were begun so long ago."""
+    for directory in root.iterdir() if root.is_dir() else ():
+        with suppress(OSError):
+            if time.time() - directory.stat().st_mtime > RESUMABLE_S:
+                shutil.rmtree(directory, ignore_errors=True)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 from dsm_client import connect
@@ -176,6 +177,15 @@ def shadows_of(url: str) -> list[Path]:
     """What pulls left of shadows of this node."""
     root = default_root()
     return list(root.with_name(f"{root.name}-pull").glob(f"{url.replace(':', '%3A')}*"))
+
+
+def test_what_an_old_pull_left_is_removed(node: Served, tmp_path: Path) -> None:
+    root = default_root()
+    old = root.with_name(f"{root.name}-pull") / f"{quote(node.url, safe='')}%2Fold"
+    old.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    assert run(["pull", f"{node.url}/log/lines", str(tmp_path)]) == 0
+    assert not old.exists()
 
 
 @pytest.mark.parametrize("how", [[], ["--no-map"]])
