@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -30,6 +31,9 @@ T = TypeVar("T")
 CALL_S = 20.0
 """One attempt of a control call."""
 
+CALLS_END_S = 0.5
+"""For calls that are under way when the process forks."""
+
 CALL_S_LEAST = 1.0
 """Of a session that waits for less, so that a long path does not look like a dead one."""
 
@@ -47,9 +51,16 @@ class Control:
         self.proof: Proof | None = None
         self._channel = new_channel(address, self.limits)
         self.stub: Any = ControlStub(self._channel)
+        self._calls = 0
 
     async def close(self) -> None:
+        """What is under way ends first, as far as that does not take long."""
+        deadline_s = time.monotonic() + CALLS_END_S
+        while self._calls and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
         await self._channel.close()
+        del self._channel
+        self.stub = None  # gRPC shuts down with the last object that refers to it
 
     async def call(self, method: str, request: Any, *, segment: str | None = None) -> Any:
         """One idempotent control call, tried again while the node is away, for `retry_s`."""
@@ -58,7 +69,11 @@ class Control:
             timeout_s = min(CALL_S, max(CALL_S_LEAST, self.retry_s))  # who waits briefly means it
             return await getattr(self.stub, method)(request, timeout=timeout_s)
 
-        return await self._retried(once, segment)
+        self._calls += 1
+        try:
+            return await self._retried(once, segment)
+        finally:
+            self._calls -= 1
 
     async def call_once(self, method: str, request: Any, *, segment: str | None = None) -> Any:
         """One control call that may not be repeated."""

@@ -12,6 +12,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,9 @@ from weakref import WeakSet
 from dsm.errors import Closed, DeadlineExceeded
 
 T = TypeVar("T")
+
+GRPC_END_S = 0.5
+"""For gRPC's thread to end before a fork: 1 ms when idle, more where many threads compete."""
 
 
 class Restful(Protocol):
@@ -36,6 +40,8 @@ class Background:
     def __init__(self) -> None:
         self.loop = _new_loop()
         self.sessions: WeakSet[Any] = WeakSet()
+        self._gate = threading.Lock()
+        self._left: set[Any] = set()
         self._start()
 
     def _start(self) -> None:
@@ -48,7 +54,8 @@ class Background:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run `work` in the loop; from any thread but the loop's."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+        with self._gate:
+            return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def run(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         """Run `work` and wait for it; raises `DeadlineExceeded` after `timeout_s`."""
@@ -71,24 +78,50 @@ class Background:
         """Have `function` called in the loop soon."""
         self.loop.call_soon_threadsafe(function, *arguments)
 
+    def dropped(self, transport: Any) -> None:
+        """Its session was forgotten without being closed; any thread."""
+        self._left.add(transport)
+        self.call(lambda: self.loop.create_task(self._end(transport)))
+
+    async def _end(self, transport: Any) -> None:
+        await transport.close()
+        self._left.discard(transport)
+
     def rest(self) -> None:
-        """Let go of gRPC and end the thread, so that the process can fork."""
+        """Let go of gRPC and end the thread, so that the process can fork; until `resume`, other
+        threads' work waits at the gate."""
+        self._gate.acquire()
+        for transport in list(self._left):
+            asyncio.run_coroutine_threadsafe(self._end(transport), self.loop).result()
         for session in list(self.sessions):
-            self.submit(session.rest()).result()
+            asyncio.run_coroutine_threadsafe(session.rest(), self.loop).result()
+        _await_grpc_end()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-        gc.collect()  # gRPC shuts down with the last object that refers to it
 
     def resume(self) -> None:
         self._start()
         for session in list(self.sessions):
             self.call(session.resume)
+        self._gate.release()
 
     def abandon(self) -> None:
         """In a forked child: nothing of the parent's loop may be used again, nor be closed."""
         _abandoned.append(self.loop)
         for session in list(self.sessions):
             session.abandon()
+
+
+def _await_grpc_end() -> None:
+    """gRPC shuts down with the last object that refers to it, and its thread a moment later. Not
+    where this process has other users of it, such as a node: those may not survive in the child."""
+    deadline_s = time.monotonic() + GRPC_END_S
+    while time.monotonic() < deadline_s:
+        gc.collect()
+        pollers = [t for t in threading.enumerate() if "_poll_wrapper" in t.name]
+        if not pollers:
+            return
+        pollers[0].join(0.005)
 
 
 _background: Background | None = None

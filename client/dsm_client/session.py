@@ -6,6 +6,7 @@ background loop. It survives a fork: the child's copy connects anew when it is f
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from weakref import WeakSet
 
 from dsm.core.lanes import LANES_MAX
 from dsm.errors import Closed, SegmentNotFound, UsageError, WrongKind
-from dsm.locality import is_local
+from dsm.locality import Proof, is_local
 from dsm.model import Access, Kind, PathEstimate, Position, SegmentInfo, validate_name
 from dsm.segment import RingReader, open_segment
 from dsm.wire.address import is_loopback, parse_url, split_host_port
@@ -84,9 +85,12 @@ class SessionCore:
         )
         self.transport: Transport | None = None
         self.is_local = False
+        self._proof: Proof | None = None
         self.generation = 0
         """Grows when a fork makes a new process of this one: handles open themselves again."""
         self._closed = False
+        self._dropped: Any = None
+        """Closes the transport of a session that nobody closed."""
         self._replicas: WeakSet[RingReplica | RegionReplica] = WeakSet()
 
     # ── life, in the loop ──
@@ -98,9 +102,11 @@ class SessionCore:
         )
         await transport.open()
         self.transport = transport
-        proof = transport.control.proof
+        proof = self._proof = transport.control.proof
         self.is_local = options.map_local and proof is not None and is_local(proof)
         background().sessions.add(self)
+        self._dropped = weakref.finalize(self, background().dropped, transport)
+        self._dropped.atexit = False
 
     async def close(self) -> None:
         self._closed = True
@@ -109,6 +115,8 @@ class SessionCore:
             replica.close()
             self.cache.close(replica.shadow)
         self._replicas.clear()
+        if self._dropped is not None:
+            self._dropped.detach()
         if self.transport is not None:
             await self.transport.close()
 
@@ -132,6 +140,8 @@ class SessionCore:
             self.transport.resume()
 
     def abandon(self) -> None:
+        if self._dropped is not None:
+            self._dropped.detach()
         self.transport = None
         self.generation += 1
         self._replicas = WeakSet()
@@ -182,10 +192,9 @@ class SessionCore:
         self, described: Described, header_bytes: int | None
     ) -> MappedRing | MappedRegion | None:
         """The mapped segment; `None` where this process may not read the file."""
-        assert self.transport is not None
-        assert self.transport.control.proof is not None
+        assert self._proof is not None
         try:
-            reader = open_segment(self.transport.control.proof.root, described.info.name)
+            reader = open_segment(self._proof.root, described.info.name)
         except (PermissionError, SegmentNotFound):
             return None
         if reader.info.epoch != described.info.epoch:
