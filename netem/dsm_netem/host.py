@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +58,7 @@ class Host:
         return subprocess.CompletedProcess(args, process.returncode, output, errors)
 
     @contextlib.contextmanager
-    def running(self, args: Sequence[str], **options: Any) -> Any:
+    def running(self, args: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
         """A program that runs meanwhile on this host, and is terminated afterwards."""
         process = self.popen(args, **options)
         try:
