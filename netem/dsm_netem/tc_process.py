@@ -29,6 +29,7 @@ NETEM_MISSING = (
     "the kernel has no sch_netem (module sch_netem, CONFIG_NET_SCH_NETEM): use the tun backend"
 )
 QDISC = 0x10000  # 1:0
+NEIGHBOUR_PROXY = 8  # NTF_PROXY
 
 # pyroute2 0.9 takes netem's rate for an attribute of the qdisc message too, where it is another
 # thing and an error. This hook of its runs after the options were made, and before the message.
@@ -49,6 +50,8 @@ class Router:
         self.netlink = IPRoute()
         for name in topology.hosts:
             self._join(name, configs[name])
+        for name in topology.hosts:
+            self._answer_for_others(name)
         for (_, end), config in self._links.items():
             self._shape("add", end, config)
 
@@ -81,10 +84,29 @@ class Router:
         ipv4, ipv6 = self._topology.ipv4(name), self._topology.ipv6(name)
         with namespaces.inside(self.hosts[name]):
             namespaces.configure(ipv4, ipv6, config)
+            with IPRoute() as netlink:  # what a host sends is not segmented before netem's draw
+                (device,) = netlink.link_lookup(ifname=namespaces.DEVICE)
+                netlink.link("set", index=device, gso_max_segs=1)
         (device,) = self.netlink.link_lookup(ifname=f"to-{name}"[:15])
-        self.netlink.link("set", index=device, state="up", mtu=config.mtu, gso_max_segs=1)
+        self.netlink.link("set", index=device, state="up", mtu=config.mtu)
         for address, bits in ((ipv4, 32), (ipv6, 128)):
             self.netlink.route("add", dst=f"{address}/{bits}", oif=device)
+
+    def _answer_for_others(self, name: str) -> None:
+        """A host takes the others for neighbours: the router answers in their place (RFC 1027)."""
+        device_name = f"to-{name}"[:15]
+        for setting, value in (
+            (f"ipv4/conf/{device_name}/proxy_arp", "1"),
+            (f"ipv4/neigh/{device_name}/proxy_delay", "0"),
+            (f"ipv6/conf/{device_name}/proxy_ndp", "1"),
+            (f"ipv6/neigh/{device_name}/proxy_delay", "0"),
+        ):
+            (FilePath("/proc/sys/net") / setting).write_text(value)
+        (device,) = self.netlink.link_lookup(ifname=device_name)
+        for other in self._topology.hosts:
+            if other != name:
+                ipv6 = self._topology.ipv6(other)
+                self.netlink.neigh("add", dst=ipv6, ifindex=device, flags=NEIGHBOUR_PROXY)
 
     def _shape(self, verb: str, towards: str, config: LinkConfig) -> None:
         (device,) = self.netlink.link_lookup(ifname=f"to-{towards}"[:15])
