@@ -32,14 +32,15 @@ from .workloads import ALL, BY_NAME
 PARTS = ("segment", "calibrate", "wan")
 RESULTS = Path("bench-results")
 
-PEERS_DEFAULT = (
-    *("dsm", "dsm-8", "flight", "flight-8", "http-readahead", "http-ranges"),
+PEERS_BULK = ("dsm", "dsm-8", "flight", "flight-8", "http-ranges")
+PEERS_MANY = (
+    *("dsm", "dsm-8", "flight", "http-readahead", "http-ranges"),
     *("redis", "redis-pipelined", "nats", "zenoh"),
 )
-PEERS_BULK = ("dsm", "dsm-8", "flight", "flight-8", "http-readahead", "http-ranges", "aria2-16")
 PEERS_QUICK = ("dsm", "dsm-8", "flight", "http-readahead", "redis-pipelined")
-WORKLOADS_DEFAULT = (
-    *("bulk", "headers", "random-4k-1", "random-64k-16", "tail-100", "first-cold", "object-cold"),
+WORKLOADS_SMALL = (
+    *("headers", "random-4k-1", "random-64k-16", "tail-100"),
+    *("first-cold", "first-warm", "object-cold"),
 )
 WORKLOADS_QUICK = ("bulk", "headers", "random-4k-1", "tail-100", "first-cold")
 PROFILES_FULL = ("metro", "continental", "transatlantic", "transpacific", "leo", "geo")
@@ -61,9 +62,16 @@ class Choice:
 
 
 DEFAULTS = (
-    Choice(TRANSATLANTIC, WORKLOADS_DEFAULT, PEERS_DEFAULT, 0.65),
-    Choice(TRANSATLANTIC_LOSS_BASED, ("bulk", "object-cold"), PEERS_BULK, 0.22, limit_s=5.0),
-    Choice(METRO, ("bulk", "headers"), PEERS_BULK, 0.13),
+    Choice(
+        TRANSATLANTIC,
+        ("bulk",),
+        (*PEERS_BULK, "http-readahead", "redis-pipelined"),
+        0.34,
+        limit_s=7.0,
+    ),
+    Choice(TRANSATLANTIC, WORKLOADS_SMALL, PEERS_MANY, 0.33),
+    Choice(TRANSATLANTIC_LOSS_BASED, ("bulk",), PEERS_BULK, 0.18, limit_s=4.0),
+    Choice(METRO, ("bulk", "headers"), PEERS_BULK, 0.15),
 )
 QUICK = (Choice(METRO, WORKLOADS_QUICK, PEERS_QUICK, 1.0),)
 FULL = tuple(
@@ -72,7 +80,7 @@ FULL = tuple(
     for congestion in ("bbr", "cubic")
 )
 
-BUDGET_S, BUDGET_QUICK_S, BUDGET_FULL_S = 1000.0, 60.0, 6 * 3600.0
+BUDGET_S, BUDGET_QUICK_S, BUDGET_FULL_S = 1080.0, 60.0, 6 * 3600.0
 
 
 def _arguments() -> argparse.Namespace:

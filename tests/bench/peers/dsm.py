@@ -57,7 +57,7 @@ class DsmReader(Reader):
         from dsm_client import connect
 
         self._best = best
-        self._cache = tempfile.TemporaryDirectory(prefix="dsm-bench-cache-", dir="/dev/shm")
+        self._cache = tempfile.TemporaryDirectory(prefix="cache-")
         self._session = connect(
             f"dsm://{host}:{port}",
             map_local=False,

@@ -97,14 +97,14 @@ def sshfs(host: str, port: int, *, options: tuple[str, ...]) -> MountReader:
         for part in ("-o", option)
     ]
     data = os.environ["BENCH_DATA_FOLDER"]
-    where = tempfile.mkdtemp(prefix="dsm-bench-mount-")
+    where = tempfile.mkdtemp(prefix="mount-")
     return MountReader(
         ["sshfs", "-f", *flags, f"{user}@{host}:{data}", where], ["fusermount3", "-u", "-z"]
     )
 
 
 def rclone(host: str, port: int, *, options: tuple[str, ...]) -> MountReader:
-    where = tempfile.mkdtemp(prefix="dsm-bench-mount-")
+    where = tempfile.mkdtemp(prefix="mount-")
     remote = f":http,url='http://{host}:{port}/':"
     flags = ["--read-only", "--config", "/dev/null", *options]
     return MountReader(["rclone", "mount", *flags, remote, where], ["fusermount3", "-u", "-z"])

@@ -37,7 +37,7 @@ class CopyReader(Reader):
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
-        self._folder = tempfile.TemporaryDirectory(prefix="dsm-bench-copy-", dir="/dev/shm")
+        self._folder = tempfile.TemporaryDirectory(prefix="copy-")
         self.target = Path(self._folder.name)
         self._process: subprocess.Popen[bytes] | None = None
 
