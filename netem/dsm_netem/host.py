@@ -36,7 +36,7 @@ class Host:
         """The command line that runs `args` on this host."""
         if self.namespace is None:
             return list(args)
-        return [sys.executable, "-m", "dsm_netem.enter", self.namespace, *args]
+        return [sys.executable, "-P", "-m", "dsm_netem.enter", self.namespace, *args]
 
     def popen(self, args: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Starts a program on this host, as `subprocess.Popen` does; to be ended by the caller."""

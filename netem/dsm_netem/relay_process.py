@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import Any
 
 from .commands import Verbs, read_setup, say, serve
 from .config import ConfigError, LinkConfig
 from .precision import become_punctual
 from .relay_server import WAYS, RelayServer
+
+
+def allow_many_connections() -> None:
+    """Each takes two descriptors, and the usual limit is for programs that use `select`."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def run(setup: dict[str, Any]) -> None:
@@ -25,6 +32,7 @@ async def run(setup: dict[str, Any]) -> None:
     except (OSError, ConfigError) as error:
         say({"error": str(error)})
         return
+    allow_many_connections()
     realtime = become_punctual()
 
     def change(ways: list[str], updates: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Mapping
 from random import Random
@@ -17,6 +18,7 @@ WAYS: tuple[Way, Way] = ("forward", "backward")
 
 RECEIVE_BUFFER_BYTES = 128 * 1024  # bytes that wait in the kernel are in no model: keep them few
 BACKLOG = 1024
+DESCRIPTORS_PAUSE_S = 0.1  # before accepting again when there were no descriptors left
 CANNOT = ("loss", "bursts", "duplicate", "reorder", "corrupt", "corrupt_silent")
 
 
@@ -95,15 +97,22 @@ class RelayServer:
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:
-            return  # it was gone again, or descriptors ran out: the next one may do better
+            target = socket.socket(self._family, socket.SOCK_STREAM)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # it would be tried again at once
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(DESCRIPTORS_PAUSE_S, self._accept_again)
+            return
         self._connections_total += 1
-        target = socket.socket(self._family, socket.SOCK_STREAM)
         target.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         links = self.links["forward"], self.links["backward"]
         self._connections.add(
             Connection(client, target, self._address, links, self._connections.discard)
         )
+
+    def _accept_again(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._accept)
 
 
 def check_relayable(config: LinkConfig) -> None:

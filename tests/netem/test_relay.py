@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -232,6 +233,41 @@ def test_cut_resets_everything_and_new_connections_work(target):
                     end.recv(10)
         with connect(relay) as end:
             ask(end)
+
+
+def test_many_connections_at_once(target):
+    count = 300
+    with Relay("127.0.0.1", target.port, rate_bps=100e6, rtt_s=0.01) as relay:
+        ends = [connect(relay) for _ in range(count)]
+        for number, end in enumerate(ends):
+            end.sendall(b"e%d" % number)
+        for number, end in enumerate(ends):
+            assert end.recv(100) == b"e%d" % number
+        assert relay.statistics()["connections"] == count
+        for end in ends:
+            end.close()
+
+
+def test_running_out_of_descriptors_pauses_and_goes_on(target):
+    async def run() -> None:
+        link = LinkConfig(delay_s=0.001)
+        server = RelayServer("127.0.0.1", target.port, link, link)
+        port = await server.start()
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        client = socket.create_connection(("127.0.0.1", port))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))  # what is open stays open
+        try:
+            await asyncio.sleep(0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert server.statistics()["connections_total"] == 0
+        reader, writer = await asyncio.open_connection(sock=client)
+        writer.write(b"x")
+        assert await asyncio.wait_for(reader.read(10), 10) == b"x"
+        writer.close()
+        server.close()
+
+    asyncio.run(run())
 
 
 def test_async_context_manager_and_a_server_in_this_loop(target):
