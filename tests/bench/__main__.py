@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dsm_netem.config import ConfigError
 from dsm_netem.namespaces import NotPermitted
 
 from . import report, segment_bench
@@ -86,7 +87,7 @@ BUDGET_S, BUDGET_QUICK_S, BUDGET_FULL_S = 1080.0, 60.0, 6 * 3600.0
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="which parts (all of them)")
+    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}: all, unless some are named")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a look, in less than two minutes")
     size.add_argument("--full", action="store_true", help="all of it, for hours")
@@ -104,8 +105,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parts = arguments.part or PARTS
     try:
+        parts = _named(",".join(arguments.part), dict.fromkeys(PARTS)) or PARTS
         if "segment" in parts and not arguments.quick:
             print("── segment files ──", flush=True)
             segment_bench.main()
@@ -117,7 +118,7 @@ def main() -> int:
             _wan(arguments)
     except NotPermitted as error:
         print(f"skipped: {error}")
-    except UsageError as error:
+    except (UsageError, ConfigError) as error:
         print(f"python -m tests.bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -25,6 +25,9 @@ from .peers import PEERS, Reader
 from .peers.interface import Buffer, Peer, stamp_of
 from .workloads import BY_NAME, TAIL_BYTES, Workload
 
+MARKS = 16
+"""Of a run: when each sixteenth was there, to tell a slow start from a slow path."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -82,6 +85,7 @@ def _measured(task: Task, workload: Workload, opened: Callable[[], Reader]) -> d
     extents = workload.extents(data.sizes, task.round_number)
     total, times = Checksum(), list[float]()
     first_s, reads, unread = 0.0, 0, 0
+    marks, every = list[float](), max(1, len(extents) // MARKS)
     over = threading.Event()
     readers: list[Reader] = []
     timer = threading.Timer(task.limit_s, lambda: (over.set(), [r.stop() for r in readers]))
@@ -97,6 +101,8 @@ def _measured(task: Task, workload: Workload, opened: Callable[[], Reader]) -> d
             reads += 1
             times.append(spent_s)
             total.add(buffer)
+            if reads % every == 0:
+                marks.append(round(time.perf_counter() - started, 4))
             if over.is_set():
                 break
     except Exception as failure:
@@ -115,6 +121,7 @@ def _measured(task: Task, workload: Workload, opened: Callable[[], Reader]) -> d
         "wrong": total.value != data.checksum(workload.source, extents[:reads]),
         "error": error,
         **_spread(times),
+        "marks_s": marks,
         "explain": getattr(readers[0], "explain", str)(),
     }
     _close(readers[0])

@@ -135,6 +135,8 @@ class _Bench:
         return ""
 
     def _entrants(self, workload: Workload) -> list[str]:
+        if workload.change == "step" and not self._outcome.link.get("rate_bps"):
+            return []  # a delivery trace has no rate to step from
         peers = [
             name
             for name in self._plan.peers
