@@ -33,12 +33,12 @@ from .workloads import ALL, BY_NAME
 PARTS = ("segment", "calibrate", "wan")
 RESULTS = Path("bench-results")
 
-PEERS_BULK = ("dsm", "dsm-8", "flight", "flight-8", "http-ranges")
+PEERS_BULK = ("dsm", "dsm-hints", "flight", "flight-8", "http-ranges")
 PEERS_MANY = (
-    *("dsm", "dsm-8", "flight", "http-readahead", "http-ranges"),
+    *("dsm", "dsm-hints", "flight", "http-readahead", "http-ranges"),
     *("redis", "redis-pipelined", "nats", "zenoh"),
 )
-PEERS_QUICK = ("dsm", "dsm-8", "flight", "http-readahead", "redis-pipelined")
+PEERS_QUICK = ("dsm", "dsm-hints", "flight", "http-readahead", "redis-pipelined")
 WORKLOADS_SMALL = (
     *("headers", "random-4k-1", "random-64k-16", "tail-100"),
     *("first-cold", "first-warm", "object-cold"),

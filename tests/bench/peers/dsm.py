@@ -1,4 +1,4 @@
-"""Ours: `dsm` as it comes, `dsm-8` with what its documentation recommends for a long fat path."""
+"""Ours: `dsm` as it comes, `dsm-hints` with methods and hints given, as its documentation recommends."""
 
 from __future__ import annotations
 
@@ -151,4 +151,4 @@ def _register(name: str, title: str, *, best: bool, single: bool = False, **opti
 
 
 _register("dsm", "this project, defaults", best=False)
-_register("dsm-8", "this project, 8 lanes, methods and hints given", best=True, lanes=8)
+_register("dsm-hints", "this project, methods and hints given", best=True)
