@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from dsm.core.extents import ExtentSet
 from dsm.core.reads import Read, ReadBytes, ReadPages
-from dsm.errors import DsmError, OutOfRange, VersionGone
+from dsm.errors import DsmError, MalformedMessage, OutOfRange, VersionGone
 from dsm.model import Access, Event, Extent, Position, SegmentInfo
 from dsm.segment import PageRun, RegionShadow
 from dsm.wire.convert import runs_from_pb
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.cache import ShadowCache
-from dsm_client.replica import Replica
+from dsm_client.replica import Replica, around
 from dsm_client.transport import Transport
 
 PAGE_ROW_BYTES = 12
@@ -128,6 +128,13 @@ class RegionReplica(Replica):
         frames = await self.transport.read(
             self.info.name, self.info.epoch, ReadBytes(offset, length), bytes_expected=length
         )
+        at = offset
+        for header, payload in frames:
+            if header.first != at and len(payload):
+                raise MalformedMessage(
+                    self.transport.address, f"bytes from {header.first} in place of {at}"
+                )
+            at += len(payload)
         data = b"".join(bytes(payload) for _, payload in frames)
         if len(data) != length:
             raise OutOfRange(
@@ -168,12 +175,13 @@ class RegionReplica(Replica):
             return  # another read was faster; look again
         first = frames[0][0]
         self.fetcher.forget_requests(self.transport.now())
-        if first.version > since:
-            self._advance(first.version, runs_from_pb(first.changed))
-        self.newest = max(self.newest, first.version)
-        self._chain_whole = self.newest == first.version
-        for header, payload in frames:
-            self._store(header, payload)
+        with self.believing():
+            if first.version > since:
+                self._advance(first.version, runs_from_pb(first.changed))
+            self.newest = max(self.newest, first.version)
+            self._chain_whole = self.newest == first.version
+            for header, payload in frames:
+                self._store(header, payload)
         self.fetcher.reconsider()
         self.settle()
 
@@ -193,7 +201,8 @@ class RegionReplica(Replica):
             raise VersionGone(self.info.name, f"it is at version {header.version} now")
         bad = self._store(header, payload)
         self.counts.checksum_failures += len(bad)
-        self.fetcher.arrived(id, header.first, header.first + header.count)
+        for extent in around(header.first, header.first + header.count, bad):
+            self.fetcher.arrived(id, *extent)
 
     def _store(self, header: pb.FrameHeader, payload: memoryview) -> list[int]:
         if not header.count:

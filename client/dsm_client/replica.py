@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import struct
 from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dsm.core.fetcher import Fetcher, Presence, Source
 from dsm.core.planner import Hint, PrefetchPlanner
 from dsm.core.policy import AccessPolicy, Choice
 from dsm.errors import ChecksumMismatch, Closed, DsmError, EpochGone, MalformedMessage
-from dsm.model import Access, Event, Position, SegmentInfo
+from dsm.model import Access, Event, Extent, Position, SegmentInfo
 from dsm.wire.status import error_from_frame
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.transport import Transport
@@ -191,16 +194,24 @@ class Replica:
             self.gone("it was recreated")
             return
         try:
-            self.fill(id, header, payload)
-        except (ValueError, IndexError) as error:
-            self.failed(MalformedMessage(self.transport.address, f"a frame that lies: {error}"))
-            return
+            with self.believing():
+                self.fill(id, header, payload)
         except DsmError as error:
             self.failed(error)
             return
         if header.last:
             self._ended(id, header)
         self.settle()
+
+    @contextmanager
+    def believing(self) -> Iterator[None]:
+        """What validation raises for a frame that lies becomes `MalformedMessage`."""
+        try:
+            yield
+        except DsmError:
+            raise
+        except (ValueError, IndexError, OverflowError, struct.error) as error:
+            raise MalformedMessage(self.transport.address, f"a frame that lies: {error}") from None
 
     def _ended(self, id: int, header: pb.FrameHeader) -> None:
         error: DsmError | None = None
@@ -253,3 +264,15 @@ class Replica:
                 "the node's copy or its memory is damaged",
             )
         return error
+
+
+def around(start: int, stop: int, holes: Iterable[int]) -> list[Extent]:
+    """`[start, stop)` without `holes`."""
+    extents = []
+    for hole in sorted(holes):
+        if start < hole:
+            extents.append(Extent(start, hole))
+        start = hole + 1
+    if start < stop:
+        extents.append(Extent(start, stop))
+    return extents

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import grpc
 from grpc import aio
 
 from dsm.core.lanes import LaneCount
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 
 PING_S = 1.0
 """Round-trip time is a minimum over 10 s: ten samples."""
+
+
+BAD_STREAMS_MAX = 3
+"""Streams in a row that were given up for what came on them, before readers are told: a bit that
+was flipped on the way is fetched again, a node that makes no sense is an error."""
 
 
 class Owner(Protocol):
@@ -84,6 +90,7 @@ class Transport:
         self._pump_due = False
         self._giving_up: asyncio.TimerHandle | None = None
         self._last_error: Exception | None = None
+        self._bad_streams = 0
         self.loop = asyncio.get_running_loop()
 
     @staticmethod
@@ -235,6 +242,12 @@ class Transport:
         self._last_error = error
         if lane in self._connected_lanes:
             self.counts.reconnects += 1
+        if _is_malformed(error):
+            self._bad_streams += 1
+        if self._bad_streams >= BAD_STREAMS_MAX:
+            self._bad_streams = 0
+            for owner in list(self.owners):
+                owner.failed(MalformedMessage(self.address, _summary(error)))
         self._lane_is_lost(lane)
         self.pump_soon()
 
@@ -266,10 +279,10 @@ class Transport:
         try:
             header, payload = decode_frame(message, self.control.limits.frame_bytes_max)
         except BadFrame as error:
-            malformed = MalformedMessage(self.address, f"a bad frame: {error}")
-            for owner in list(self.owners):
-                owner.failed(malformed)
-            raise ConnectionError(str(malformed)) from None
+            raise _BadStream(f"a bad frame: {error}") from None
+        if not self.puller.was_submitted(header.id) and not header.HasField("status"):
+            raise _BadStream(f"an answer to request {header.id}, which was never asked")
+        self._bad_streams = 0
         submitter: Any = self.puller.owner(header.id)
         self.puller.frame_arrived(header.id, len(message), now, parked=header.parked)
         if header.last:
@@ -280,6 +293,16 @@ class Transport:
         else:
             submitter.frame(header.id, header, payload)
         self.pump_soon()
+
+
+class _BadStream(ConnectionError):
+    """What came cannot be understood; the connection is made anew."""
+
+
+def _is_malformed(error: Exception) -> bool:
+    if isinstance(error, aio.AioRpcError):  # a message larger than was agreed
+        return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return isinstance(error, _BadStream)
 
 
 def _summary(error: Exception) -> str:

@@ -220,6 +220,10 @@ class Puller:
     def unanswered(self) -> int:
         return sum(lane.unanswered for lane in self._lanes.values())
 
+    def was_submitted(self, id: int) -> bool:
+        """It is the id of a request, of today or before."""
+        return 0 < id < self._next_id
+
     def owner(self, id: int) -> object:
         """Who submitted it; None where nobody wants it any more, or it was never sent."""
         entry = self._entries.get(id)
