@@ -1,4 +1,4 @@
-"""Ours: `dsm` as it comes, `dsm-hints` with methods and hints given, as its documentation recommends."""
+"""Ours: `dsm` as it comes, `dsm-hints` told beforehand how it will be read."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def node(running: Running) -> Iterator[None]:
 class DsmReader(Reader):
     """A session that never maps, with shadows of its own."""
 
-    def __init__(self, host: str, port: int, *, best: bool, **options: Any) -> None:
+    def __init__(self, host: str, port: int, *, best: bool) -> None:
         from dsm_client import connect
 
         self._best = best
@@ -63,7 +63,6 @@ class DsmReader(Reader):
             map_local=False,
             insecure=True,
             cache=self._cache.name,
-            **options,
         )
         self._opened: dict[tuple[str, str], Any] = {}
 
@@ -145,10 +144,6 @@ class DsmReader(Reader):
 KINDS = frozenset({"sequential", "random", "strided", "headers", "payloads", "first", "tail"})
 
 
-def _register(name: str, title: str, *, best: bool, single: bool = False, **options: Any) -> None:
-    opened = functools.partial(DsmReader, best=best, **options)
-    register(Peer(name, "node", title, opened, KINDS, ("dsm_client",), single=single))
-
-
-_register("dsm", "this project, defaults", best=False)
-_register("dsm-hints", "this project, methods and hints given", best=True)
+for name, title in (("dsm", "this project, defaults"), ("dsm-hints", "this project, hints given")):
+    opened = functools.partial(DsmReader, best=name == "dsm-hints")
+    register(Peer(name, "node", title, opened, KINDS, ("dsm_client",), single=False))
