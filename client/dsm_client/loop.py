@@ -15,12 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 from dsm.errors import Closed, DeadlineExceeded
 
 T = TypeVar("T")
+
+GRPC_THREADS = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
 
 GRPC_END_S = 0.5
 """For gRPC's thread to end before a fork: 1 ms when idle, more where many threads compete."""
@@ -113,15 +116,27 @@ class Background:
 
 
 def _await_grpc_end() -> None:
-    """gRPC shuts down with the last object that refers to it, and its thread a moment later. Not
-    where this process has other users of it, such as a node: those may not survive in the child."""
+    """gRPC shuts down with the last object that refers to it, and its threads some milliseconds
+    later; a child that is forked in between hangs. They never end where this process has other
+    users of gRPC, such as a node: then the child cannot use it."""
     deadline_s = time.monotonic() + GRPC_END_S
-    while time.monotonic() < deadline_s:
-        gc.collect()
-        pollers = [t for t in threading.enumerate() if "_poll_wrapper" in t.name]
-        if not pollers:
-            return
-        pollers[0].join(0.005)
+    gc.collect()
+    while _grpc_threads() and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+
+
+def _grpc_threads() -> int:
+    """Threads of gRPC's core, by the names that it gives them, and of its asyncio poller."""
+    pollers = sum("_poll_wrapper" in thread.name for thread in threading.enumerate())
+    tasks = Path("/proc/self/task").iterdir()
+    return pollers + sum(_thread_name(task) in GRPC_THREADS for task in tasks)
+
+
+def _thread_name(task: Path) -> str:
+    try:
+        return (task / "comm").read_text().strip()
+    except OSError:  # it has just ended
+        return ""
 
 
 _background: Background | None = None
