@@ -82,6 +82,9 @@ class Forwarder:
             )
             for way, config in topology.directions().items()
         }
+        self._links_from = {
+            name: [link for way, link in self._links.items() if way[0] == name] for name in hosts
+        }
         self._flips = Random(f"{seed}/flips")
         self._alarm = Alarm()
         self.reset()
@@ -148,7 +151,7 @@ class Forwarder:
             except BlockingIOError:
                 break
             self._route(host.name, frame)
-        self._pump()
+        self._wake_earlier(host)
 
     def _route(self, at: str, frame: bytes) -> None:
         """Puts a frame onto the link to the next hop."""
@@ -165,6 +168,18 @@ class Forwarder:
             shape.segments,
             shape.last_bytes,
         )
+
+    def _wake_earlier(self, host: Host) -> None:
+        """Moves the alarm forward, should what was read be due before anything else."""
+        now_ns = time.monotonic_ns()
+        waits = [link.wait_ns(now_ns) for link in self._links_from[host.name]]
+        wait_ns = min((wait for wait in waits if wait is not None), default=None)
+        if wait_ns == 0:
+            self._pump()
+        elif wait_ns is not None:
+            at_ns = self._alarm.at_ns
+            if at_ns is None or now_ns + wait_ns < at_ns:
+                self._alarm.set(now_ns + wait_ns, now_ns)
 
     def _rang(self) -> None:
         self._alarm.acknowledge()
