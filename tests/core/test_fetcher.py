@@ -1,0 +1,274 @@
+"""The fetcher, over a shadow that is a set and a wire that does what it likes."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dsm.core.extents import ExtentSet
+from dsm.core.fetcher import ATTEMPTS_MAX, Fetcher
+from dsm.core.path import PathEstimator
+from dsm.core.planner import PrefetchPlanner
+from dsm.core.puller import Puller, Send
+from dsm.core.reads import Read, ReadBlocks, Request, Urgency
+from dsm.errors import DsmError, Overrun
+from dsm.model import Extent, Gap
+
+HEAD = 60
+BLOCK = 20_000
+HEADER = 50
+DEPTHS = st.sampled_from([None, HEADER])
+
+
+class Shadow:
+    """Presence and source of a ring of equal blocks."""
+
+    def __init__(self) -> None:
+        self.whole, self.heads = ExtentSet(), ExtentSet()
+        self.tail = 0
+
+    def missing(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
+        start = max(start, self.tail)
+        lacking = self.whole.missing(start, stop) if start < stop else []
+        if header_bytes is None:
+            return lacking
+        return [part for extent in lacking for part in self.heads.missing(*extent)]
+
+    @property
+    def limit(self) -> Extent:
+        return Extent(self.tail, HEAD)
+
+    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
+        return ReadBlocks(*extent, header_bytes=header_bytes or 0, park=park)
+
+    def unit_bytes(self, header_bytes: int | None) -> float:
+        return float(BLOCK if header_bytes is None else header_bytes + 40)
+
+
+class Fetching(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.puller = Puller(PathEstimator())
+        self.puller.lane_opened(0, 0.0)
+        self.puller.lane_opened(1, 0.0)
+        self.shadow = Shadow()
+        self.fetcher = Fetcher(
+            self.puller, PrefetchPlanner(), self.shadow, self.shadow, "s", 1, owner=self
+        )
+        self.sent: dict[int, tuple[int, Request]] = {}
+        self.at: dict[int, int] = {}  # how far each request was answered
+        self.waiting: dict[int, tuple[int, int, int | None]] = {}
+        self.next_token = 1
+
+    def _depth(self, request: Request) -> int | None:
+        assert isinstance(request.read, ReadBlocks)
+        return request.read.header_bytes or None
+
+    # ── readers ──
+
+    @rule(start=st.integers(0, HEAD - 1), length=st.integers(1, 12), depth=DEPTHS)
+    def wait(self, start: int, length: int, depth: int | None) -> None:
+        stop = min(HEAD, start + length)
+        self.waiting[self.next_token] = (start, stop, depth)
+        self.fetcher.awaited(self.next_token, start, stop, depth)
+        self.next_token += 1
+        self._settle()
+
+    @rule(start=st.integers(0, HEAD - 1), length=st.integers(1, 30), depth=DEPTHS)
+    def want(self, start: int, length: int, depth: int | None) -> None:
+        self.fetcher.wanted(start, min(HEAD, start + length), depth)
+
+    @rule(start=st.integers(0, HEAD - 1), depth=DEPTHS)
+    def read_ahead(self, start: int, depth: int | None) -> None:
+        self.now += 0.01
+        self.fetcher.accessed(start, start + 1, self.now)
+        self.fetcher.plan_ahead(self.now, depth)
+
+    @rule(start=st.integers(0, HEAD - 1), length=st.integers(1, 30))
+    def lose_interest(self, start: int, length: int) -> None:
+        self.fetcher.cancel(Extent(start, start + length), self.now)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(sorted(self.waiting)))
+        del self.waiting[token]
+        self.fetcher.given_up(token)
+
+    # ── the wire ──
+
+    @rule()
+    def send(self) -> None:
+        self.now += 0.01
+        for action in self.puller.actions(self.now):
+            if isinstance(action, Send):
+                read = action.request.read
+                assert isinstance(read, ReadBlocks)
+                self.sent[action.request.id] = (action.lane, action.request)
+                self.at[action.request.id] = read.first
+
+    def _one(self, data: st.DataObject) -> Request:
+        return self.sent[data.draw(st.sampled_from(sorted(self.sent)))][1]
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), count=st.integers(1, 8), good=st.booleans())
+    def answer(self, data: st.DataObject, count: int, good: bool) -> None:
+        request = self._one(data)
+        read = request.read
+        assert isinstance(read, ReadBlocks)
+        first = self.at[request.id]
+        stop = min(read.stop, first + count)
+        self.at[request.id] = stop
+        self.now += 0.01
+        self.puller.frame_arrived(request.id, BLOCK, self.now)
+        live = self.puller.owner(request.id) is not None
+        if good and live:
+            self._fill(first, stop, self._depth(request))
+            self.fetcher.arrived(request.id, first, stop)
+        if stop == read.stop:
+            self._end(request, None)
+        self._settle()
+
+    def _fill(self, first: int, stop: int, depth: int | None) -> None:
+        lacking = self.shadow.missing(first, stop, depth)
+        (self.shadow.whole if depth is None else self.shadow.heads).add(first, stop)
+        assert lacking is not None
+
+    def _end(self, request: Request, error: DsmError | None) -> None:
+        del self.sent[request.id]
+        live = self.puller.owner(request.id) is not None
+        self.puller.finished(request.id, self.now)
+        if live:
+            self.fetcher.ended(request.id, error)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), by=st.integers(1, 20))
+    def lap(self, data: st.DataObject, by: int) -> None:
+        """The tail moves into a request: those before it are told, those behind it are not."""
+        request = self._one(data)
+        read = request.read
+        assert isinstance(read, ReadBlocks)
+        self.shadow.tail = min(HEAD, max(self.shadow.tail, read.first + by))
+        last = min(self.shadow.tail, read.stop) - 1
+        if last < self.at[request.id]:
+            return
+        self._end(request, Overrun("s", Gap(self.at[request.id], last)))
+        self._settle()
+
+    @rule(lane=st.integers(0, 1))
+    def lose_lane(self, lane: int) -> None:
+        for id, owner in self.puller.lane_lost(lane, self.now):
+            assert owner is self
+            self.fetcher.interrupted(id)
+        self.sent = {id: sent for id, sent in self.sent.items() if sent[0] != lane}
+        self.puller.lane_opened(lane, self.now)
+        self._settle()
+
+    # ── what must hold ──
+
+    def _settle(self) -> None:
+        for token, error in self.fetcher.woken:
+            start, stop, depth = self.waiting.pop(token)  # exactly once
+            lacking = self.shadow.missing(start, stop, depth)
+            if error is None:
+                assert not lacking
+            elif isinstance(error, Overrun):
+                assert start <= error.gap.last < self.shadow.tail
+        self.fetcher.woken.clear()
+
+    @invariant()
+    def who_waits_is_served(self) -> None:
+        """Whatever a reader lacks is under way."""
+        for start, stop, depth in self.waiting.values():
+            lacking = ExtentSet(self.shadow.missing(start, stop, depth))
+            for request in self.fetcher._requests.values():
+                if request.header_bytes in (depth, None):
+                    for extent in request.left:
+                        lacking.discard(*extent)
+            assert not len(lacking)
+
+    @invariant()
+    def nothing_is_requested_twice(self) -> None:
+        for depth in (None, HEADER):
+            seen = ExtentSet()
+            for request in self.fetcher._requests.values():
+                if request.header_bytes == depth:
+                    for extent in request.left:
+                        assert not seen.intersection(*extent)
+                        seen.add(*extent)
+            assert seen == self.fetcher._requested.get(depth, ExtentSet())
+
+
+TestFetching = Fetching.TestCase
+TestFetching.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+
+
+def _fetcher() -> tuple[Fetcher, Puller, Shadow]:
+    puller, shadow = Puller(PathEstimator()), Shadow()
+    for lane in (0, 1):
+        puller.lane_opened(lane, 0.0)
+    return Fetcher(puller, PrefetchPlanner(), shadow, shadow, "s", 1), puller, shadow
+
+
+def _sends(puller: Puller) -> list[Request]:
+    return [a.request for a in puller.actions(0.0) if isinstance(a, Send)]
+
+
+def test_an_interruption_never_fetches_again_what_has_arrived() -> None:
+    fetcher, puller, shadow = _fetcher()
+    fetcher.awaited(1, 0, 6, None)
+    (request,) = _sends(puller)
+    shadow.whole.add(0, 4)
+    fetcher.arrived(request.id, 0, 4)
+    for id, _ in puller.lane_lost(1, 0.0):
+        fetcher.interrupted(id)
+    puller.lane_opened(1, 0.0)
+    (again,) = _sends(puller)
+    assert isinstance(again.read, ReadBlocks)
+    assert (again.read.first, again.read.stop) == (4, 6)
+    assert again.urgency is Urgency.AWAITED
+
+
+def test_speculation_that_somebody_came_to_wait_for_is_repeated_as_awaited() -> None:
+    fetcher, puller, _ = _fetcher()
+    fetcher.planner.hint("sequential")
+    fetcher.accessed(0, 1, 0.0)
+    fetcher.plan_ahead(0.0, None)
+    speculative = _sends(puller)
+    assert speculative[0].urgency is Urgency.SPECULATIVE
+    fetcher.awaited(1, 2, 3, None)
+    lost = puller.lane_lost(1, 0.0)
+    for id, _ in lost:
+        fetcher.interrupted(id)
+    puller.lane_opened(1, 0.0)
+    assert _sends(puller)[0].urgency is Urgency.AWAITED
+
+
+def test_no_progress_is_told_after_some_attempts() -> None:
+    fetcher, puller, _ = _fetcher()
+    fetcher.awaited(1, 0, 1, None)
+    attempts = 0
+    while not fetcher.woken:
+        (request,) = _sends(puller)
+        puller.finished(request.id, 0.0)
+        fetcher.ended(request.id)
+        attempts += 1
+    assert attempts == ATTEMPTS_MAX
+    ((token, error),) = fetcher.woken
+    assert token == 1
+    assert isinstance(error, DsmError)
+
+
+def test_an_overrun_is_told_only_to_those_before_the_tail() -> None:
+    fetcher, puller, shadow = _fetcher()
+    fetcher.awaited(1, 2, 3, None)
+    fetcher.wanted(3, 20, None)
+    requests = _sends(puller)
+    long = max(requests, key=lambda r: r.read.stop - r.read.first)  # type: ignore[union-attr]
+    fetcher.awaited(2, 10, 11, None)
+    shadow.tail = 6
+    puller.finished(long.id, 0.0)
+    fetcher.ended(long.id, Overrun("s", Gap(3, 5)))
+    assert 2 not in [token for token, _ in fetcher.woken]

@@ -1,0 +1,191 @@
+"""The puller against its invariants, whatever comes in whatever order."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from dsm.core.path import PathEstimator
+from dsm.core.puller import DEMAND_LANE, SMALL_BYTES, Cancel, Puller, Send
+from dsm.core.reads import ReadBytes, Urgency
+
+REQUESTS_MAX = 6
+SIZES = st.sampled_from([1, 1000, SMALL_BYTES, SMALL_BYTES + 1, 300_000])
+
+
+class Pulling(RuleBasedStateMachine):
+    """`queued`, `sent` and `over` are what the model knows of each id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.path = PathEstimator()
+        self.puller = Puller(self.path, requests_max=REQUESTS_MAX)
+        self.queued: dict[int, Urgency] = {}
+        self.sent: dict[int, int] = {}
+        self.parked: set[int] = set()
+        self.over: set[int] = set()
+        self.lanes: set[int] = set()
+
+    def _later(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    @initialize()
+    def opened(self) -> None:
+        self.open_lane(DEMAND_LANE)
+        self.open_lane(1)
+
+    @rule(lane=st.integers(0, 3))
+    def open_lane(self, lane: int) -> None:
+        if lane not in self.lanes:
+            self.puller.lane_opened(lane, self._later())
+            self.lanes.add(lane)
+
+    @rule(lane=st.integers(0, 3))
+    def lose_lane(self, lane: int) -> None:
+        lost = {id for id, owner in self.puller.lane_lost(lane, self._later())}
+        assert lost == {id for id, at in self.sent.items() if at == lane}
+        for id in lost:
+            del self.sent[id]
+        self.over |= lost
+        self.lanes.discard(lane)
+
+    @rule(urgency=st.sampled_from(Urgency), size=SIZES, parked=st.booleans())
+    def submit(self, urgency: Urgency, size: int, parked: bool) -> None:
+        id = self.puller.submit(
+            "s", 1, ReadBytes(0, size), bytes_expected=size, urgency=urgency, parked=parked, owner=7
+        )
+        assert id not in self.queued.keys() | self.sent.keys() | self.over
+        self.queued[id] = urgency
+        if parked:
+            self.parked.add(id)
+
+    def _any(self, data: st.DataObject) -> int:
+        return data.draw(st.integers(1, 1 + len(self.queued) + len(self.sent) + len(self.over)))
+
+    @rule(data=st.data())
+    def promote(self, data: st.DataObject) -> None:
+        id = self._any(data)
+        self.puller.promote(id)
+        if id in self.queued:
+            self.queued[id] = Urgency.AWAITED
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        id = self._any(data)
+        self.puller.cancel(id, self._later())
+        if self.queued.pop(id, None) is not None or self.sent.pop(id, None) is not None:
+            self.over.add(id)
+
+    @rule(data=st.data(), size=SIZES)
+    def frame(self, data: st.DataObject, size: int) -> None:
+        self.puller.frame_arrived(self._any(data), size, self._later())
+
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        id = self._any(data)
+        self.puller.finished(id, self._later())
+        if self.sent.pop(id, None) is not None:
+            self.over.add(id)
+
+    @rule()
+    def act(self) -> None:
+        in_flight = self.path.in_flight_bytes
+        sent: list[Urgency] = []
+        for action in self.puller.actions(self._later()):
+            match action:
+                case Cancel(lane, id):
+                    assert lane in self.lanes
+                    assert id in self.over
+                case Send(lane, request):
+                    assert lane in self.lanes
+                    urgency = self.queued.pop(request.id)
+                    assert request.urgency is urgency
+                    self.sent[request.id] = lane
+                    sent.append(urgency)
+                    if urgency is not Urgency.AWAITED and request.id not in self.parked:
+                        fits = self.path.in_flight_bytes <= self.puller.window_bytes
+                        assert fits or in_flight == 0 or len(sent) == 1
+        assert sent == sorted(sent), "the urgent first"
+        if Urgency.AWAITED in self.queued.values() and self.lanes:
+            assert any(self._unanswered(lane) == REQUESTS_MAX for lane in self.lanes)
+
+    def _unanswered(self, lane: int) -> int:
+        return sum(at == lane for at in self.sent.values())
+
+    @invariant()
+    def lanes_hold_what_was_agreed(self) -> None:
+        assert all(self._unanswered(lane) <= REQUESTS_MAX for lane in self.lanes)
+        assert self.puller.unanswered == len(self.sent)
+        assert self.puller.queued == len(self.queued)
+        assert self.puller.unfinished == bool(self.sent or self.queued)
+
+    @invariant()
+    def owners_are_known(self) -> None:
+        assert all(self.puller.owner(id) == 7 for id in self.sent)
+        assert not any(self.puller.owner(id) for id in self.queued.keys() | self.over)
+
+    @precondition(lambda self: not self.sent)
+    @invariant()
+    def nothing_unanswered_is_nothing_in_flight(self) -> None:
+        assert self.path.in_flight_bytes == 0
+        assert all(state.in_flight_bytes == 0 for state in self.puller._lanes.values())
+
+
+TestPulling = Pulling.TestCase
+TestPulling.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def _puller() -> Puller:
+    puller = Puller(PathEstimator())
+    for lane in range(3):
+        puller.lane_opened(lane, 0.0)
+    return puller
+
+
+def _submit(puller: Puller, size: int, urgency: Urgency, *, parked: bool = False) -> int:
+    return puller.submit(
+        "s", 1, ReadBytes(0, size), bytes_expected=size, urgency=urgency, parked=parked
+    )
+
+
+def _sent(puller: Puller, now: float = 0.0) -> list[tuple[int, int]]:
+    return [(a.request.id, a.lane) for a in puller.actions(now) if isinstance(a, Send)]
+
+
+def test_the_window_holds_back_what_nobody_waits_for() -> None:
+    puller = _puller()
+    ahead = [_submit(puller, 100_000, Urgency.WANTED) for _ in range(50)]
+    first = _sent(puller)
+    assert 0 < len(first) < 10
+    demand = _submit(puller, 100, Urgency.AWAITED)
+    assert _sent(puller) == [(demand, DEMAND_LANE)], "window or not, and not behind bulk"
+    puller.promote(ahead[-1])
+    ((promoted, lane),) = _sent(puller)
+    assert promoted == ahead[-1]
+    assert lane != DEMAND_LANE, "it is bulk, and would delay the next small one"
+
+
+def test_parked_reads_do_not_count() -> None:
+    puller = _puller()
+    for _ in range(100):
+        _submit(puller, 100_000, Urgency.AWAITED, parked=True)
+    assert len(_sent(puller)) == 100
+    assert puller.path.in_flight_bytes == 0
+    bulk = _submit(puller, 100_000, Urgency.WANTED)
+    assert [id for id, _ in _sent(puller)] == [bulk]
+
+
+def test_bulk_is_spread_over_its_lanes() -> None:
+    puller = _puller()
+    for _ in range(4):
+        _submit(puller, 60_000, Urgency.SPECULATIVE)
+    assert sorted(lane for _, lane in _sent(puller)) == [1, 1, 2, 2]
