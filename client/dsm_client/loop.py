@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
-from dsm.errors import Closed, DeadlineExceeded
+from dsm.errors import Closed, DeadlineExceeded, DsmError
 
 T = TypeVar("T")
 
@@ -120,9 +120,9 @@ def _await_grpc_end() -> None:
     later; a child that is forked in between hangs. They never end where this process has other
     users of gRPC, such as a node: then the child cannot use it."""
     deadline_s = time.monotonic() + GRPC_END_S
-    gc.collect()
     while _grpc_threads() and time.monotonic() < deadline_s:
-        time.sleep(0.001)
+        gc.collect()
+        time.sleep(0.002)
 
 
 def _grpc_threads() -> int:
@@ -142,12 +142,17 @@ def _thread_name(task: Path) -> str:
 _background: Background | None = None
 _lock = threading.Lock()
 _abandoned: list[object] = []
+_grpc_was_used = False
+_broken = ""
+"""Why gRPC cannot be used in this process, if it cannot."""
 
 
 def background() -> Background:
     """This process's loop; started when first asked for."""
     global _background
     with _lock:
+        if _broken:
+            raise DsmError(_broken)
         if _background is None:
             _background = Background()
         return _background
@@ -163,9 +168,11 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _before_fork() -> None:
+    global _grpc_was_used
     _lock.acquire()
     if _background is not None:
         _background.rest()
+    _grpc_was_used = _grpc_threads() > 0
 
 
 def _after_fork_in_parent() -> None:
@@ -175,7 +182,12 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _background
+    global _background, _broken
+    if _grpc_was_used:
+        _broken = (
+            "this process was forked while its parent used gRPC otherwise (a Node, a server), and "
+            "gRPC does not survive that; start it with the multiprocessing method 'spawn'"
+        )
     if _background is not None:
         _background.abandon()
         _background = None
