@@ -26,7 +26,11 @@ http {{
 RANGE_BYTES = 4 << 20
 """A request of the concurrent bulk read: 64 of them make 256 MiB."""
 
-RANGES_AT_A_TIME = 32
+RANGES_TOGETHER = 32
+"""Asked for in one call: what comes first is handed over when all of them have come."""
+
+RANGES_AT_A_TIME = 8
+"""Under way of them, so connections: 32 flows in slow start overran queue and emulator."""
 
 
 @serves(name="nginx", programs=("nginx",))
@@ -107,7 +111,7 @@ class RangesReader(HttpReader):
     def sequential(self, name: str, extents: Sequence[Extent]) -> Iterator[Buffer]:
         start, stop = extents[0][0], sum(extents[-1])
         length = extents[0][1]
-        step = RANGE_BYTES * RANGES_AT_A_TIME
+        step = RANGE_BYTES * RANGES_TOGETHER
         for first in range(start, stop, step):
             last = min(stop, first + step)
             ranges = [(at, min(RANGE_BYTES, last - at)) for at in range(first, last, RANGE_BYTES)]
