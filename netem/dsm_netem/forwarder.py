@@ -21,7 +21,7 @@ from typing import Any
 
 from . import namespaces, superpacket
 from .link import Delivery, Link
-from .precision import Alarm, Lateness
+from .precision import Alarm, Lateness, Pulse
 from .topology import Topology
 
 FRAME_BYTES_MAX = 65536 + superpacket.VNET_BYTES
@@ -87,8 +87,10 @@ class Forwarder:
         }
         self._flips = Random(f"{seed}/flips")
         self._alarm = Alarm()
+        self._pulse = Pulse(now_ns)
         self.reset()
         loop = asyncio.get_running_loop()
+        loop.add_reader(self._pulse.alarm.fd, lambda: self._pulse.rang(time.monotonic_ns()))
         loop.add_reader(self._alarm.fd, self._rang)
         for host in hosts.values():
             loop.add_reader(host.tun, self._readable, host)
@@ -104,6 +106,7 @@ class Forwarder:
     def reset(self) -> None:
         """Statistics count from here."""
         self._lateness = Lateness()
+        self._pulse.lateness = Lateness()
         self._unroutable = 0
         self._write_errors = 0
         self._began_ns = time.monotonic_ns()
@@ -118,7 +121,8 @@ class Forwarder:
         return {
             "elapsed_s": round(elapsed_s, 3),
             "cpu_share": round((time.process_time() - self._cpu_began_s) / elapsed_s, 3),
-            "lateness": self._lateness.summary(),
+            "lateness": self._lateness.summary(),  # of what was handed on
+            "stalls": self._pulse.lateness.summary(),  # of beats at all times
             "unroutable_packets": self._unroutable,
             "write_errors": self._write_errors,
             "device_drops": {

@@ -96,11 +96,11 @@ class Lateness:
         self._sum_ns = 0
         self.max_ns = 0
 
-    def record(self, late_ns: int, times: int = 1) -> None:
+    def record(self, late_ns: int) -> None:
         late_ns = max(1, late_ns)
-        self._counts[min(int(math.log(late_ns) / self._STEP), self._BUCKETS - 1)] += times
-        self.count += times
-        self._sum_ns += late_ns * times
+        self._counts[min(int(math.log(late_ns) / self._STEP), self._BUCKETS - 1)] += 1
+        self.count += 1
+        self._sum_ns += late_ns
         self.max_ns = max(self.max_ns, late_ns)
 
     def quantile_ns(self, share: float) -> int:
@@ -122,3 +122,27 @@ class Lateness:
             "p99_us": round(self.quantile_ns(0.99) / 1e3, 1),
             "max_us": round(self.max_ns / 1e3, 1),
         }
+
+
+class Pulse:
+    """How late this process is whether or not it has something to do.
+
+    What waits to be read while the process is stalled carries no time stamp, so its delay
+    would go unnoticed. Hence a beat every `BEAT_NS`; one that was missed counts as late as it is.
+    """
+
+    BEAT_NS = 10_000_000
+
+    def __init__(self, now_ns: int) -> None:
+        self.lateness = Lateness()
+        self.alarm = Alarm()
+        self._due_ns = now_ns + self.BEAT_NS
+        self.alarm.set(self._due_ns, now_ns)
+
+    def rang(self, now_ns: int) -> None:
+        """To be called when the alarm has rung."""
+        self.alarm.acknowledge()
+        while self._due_ns <= now_ns:
+            self.lateness.record(now_ns - self._due_ns)
+            self._due_ns += self.BEAT_NS
+        self.alarm.set(self._due_ns, now_ns)

@@ -34,11 +34,10 @@ def judge(statistics: Mapping[str, Any], rtt_s: float) -> Verdict:
     """Judges a run by its statistics; the lateness allowed is 1 ms or 2 % of the RTT, if more."""
     reasons = []
     limit_us = max(LATENESS_P99_MAX_S, LATENESS_P99_MAX_RTTS * rtt_s) * 1e6
-    lateness = statistics.get("lateness", {})
-    if lateness.get("p99_us", 0) > limit_us:
-        reasons.append(
-            f"the emulator was late: p99 {lateness['p99_us']:.0f} us, allowed {limit_us:.0f}"
-        )
+    for name, what in (("lateness", "late"), ("stalls", "stalled")):
+        p99_us = statistics.get(name, {}).get("p99_us", 0)
+        if p99_us > limit_us:
+            reasons.append(f"the emulator was {what}: p99 {p99_us:.0f} us, allowed {limit_us:.0f}")
     shaped = any("rate_bps" in link["config"] for link in statistics.get("links", {}).values())
     if shaped and statistics.get("cpu_share", 0.0) > CPU_SHARE_MAX:
         reasons.append(f"the emulator used {statistics['cpu_share']:.0%} of a core")

@@ -234,6 +234,18 @@ def test_statistics_tell_what_ran_and_whether_to_believe_it(wan):
         emulated.change({"loss": 0.1}, one_way=("a", "x"))
 
 
+def test_a_stalled_emulator_is_noticed_even_without_packets(wan):
+    emulated = wan(path())
+    forwarder = int(emulated.hosts["a"].namespace.split("/")[2])
+    emulated.reset()
+    os.kill(forwarder, signal.SIGSTOP)
+    time.sleep(0.3)
+    os.kill(forwarder, signal.SIGCONT)
+    time.sleep(0.1)
+    assert not emulated.verdict().valid
+    assert "stalled" in str(emulated.verdict())
+
+
 # -- what is left behind --
 
 
