@@ -23,7 +23,7 @@ Rtt = Annotated[str | None, typer.Option(help="least round trip, such as 80ms")]
 Loss = Annotated[str | None, typer.Option(help="each way, such as 0.1% or 0.001")]
 Burst = Annotated[float | None, typer.Option(help="mean length of a burst of losses, packets")]
 Jitter = Annotated[str | None, typer.Option(help="mean over a round trip, such as 2ms")]
-Queue = Annotated[str | None, typer.Option(help="of the bottleneck, such as 1MB")]
+Queue = Annotated[str | None, typer.Option(help="of the bottleneck, such as 1MB or 20ms")]
 Reorder = Annotated[str | None, typer.Option(help="probability; those are 5 ms late")]
 Corrupt = Annotated[str | None, typer.Option(help="bit flips that TCP notices, probability")]
 Silent = Annotated[str | None, typer.Option(help="bit flips that TCP does not notice")]
@@ -42,7 +42,6 @@ def chosen_profile(name: str, options: Mapping[str, Any]) -> Profile:
         "loss": ("loss", units.probability),
         "burst": ("loss_burst_packets", float),
         "jitter": ("jitter_s", units.seconds),
-        "queue": ("queue_bytes", units.size_bytes),
         "reorder": ("reorder", units.probability),
         "corrupt": ("corrupt", units.probability),
         "corrupt_silent": ("corrupt_silent", units.probability),
@@ -54,6 +53,11 @@ def chosen_profile(name: str, options: Mapping[str, Any]) -> Profile:
         for option, (field, read) in readers.items()
         if options.get(option) is not None
     }
+    if (queue := options.get("queue")) is not None:
+        if queue.strip().endswith("s"):
+            given["queue_s"] = units.seconds(queue)
+        else:
+            given["queue_bytes"] = units.size_bytes(queue)
     if "reorder" in given:
         given["reorder_s"] = REORDER_S
     chosen = profile(name, **given)

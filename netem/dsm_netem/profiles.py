@@ -125,12 +125,10 @@ class Profile:
             return self.queue_bytes
         if rate_bps is None:
             return None
-        for name in ("queue_s", "queue_bdp", "rtt_s"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ConfigError(f"{name} of {value:g}: must not be negative")
+        for name in ("queue_s", "queue_bdp"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name} of {value:g}: must be above 0")
         queue_s = self.queue_bdp * self.rtt_s if self.queue_s is None else self.queue_s
-        if queue_s == 0 and (self.queue_s == 0 or self.queue_bdp == 0):
-            raise ConfigError("a queue of 0 bytes: must be above 0")
         return max(round(rate_bps / 8 * queue_s), QUEUE_BYTES_MIN)
 
 

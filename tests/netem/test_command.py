@@ -33,6 +33,7 @@ def dsm_netem(*args: str) -> subprocess.CompletedProcess[str]:
         (["run", "metro", "--rate", "-3M", "--", "true"], "rate of -3e+06 bit/s"),
         (["run", "metro", "--rtt", "80", "--", "true"], "'80' is not a time such as 80ms"),
         (["run", "metro", "--queue", "0", "--", "true"], "a queue of 0 bytes"),
+        (["run", "metro", "--queue", "-1ms", "--", "true"], "queue_s of -0.001: must be above 0"),
         (["run", "metro", "--sockets", "big", "--", "true"], "must be stock, raised or machine"),
         (["run", "metro", "--trace-back", "/none", "--", "true"], "delivery trace /none"),
         (["run", "metro", "--backend", "relay", "--", "no-such-program"], "no such command"),
