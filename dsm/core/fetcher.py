@@ -28,22 +28,16 @@ from dsm.core.extents import ExtentSet
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller
 from dsm.core.reads import Read, Urgency
+from dsm.core.sizes import REQUEST_BYTES_MAX
 from dsm.errors import DsmError, Overrun
 from dsm.model import Extent
 
 ATTEMPTS_MAX = 3
 """Answers without progress (a checksum that failed, nothing sent) before a reader is told."""
 
-REQUEST_BYTES = 512 << 10
-"""One request: many small blocks share its cost, and a seek can still cancel what was not sent."""
-
-REQUESTS_PER_LANE = 2
-"""On a small window requests shrink, so that each lane has its next one before it runs dry..."""
-
-REQUEST_BYTES_MIN = 128 << 10
-"""...but no further than this: a message costs both sides about 0.2 ms (on loopback), which
-at 64 KiB is more than the bytes themselves."""
-
+AHEAD = 4
+"""Windows of the path that may lie ahead of the reader: one in flight, one for what arrived while a
+lane that lost a segment holds up the rest, and as much again where it loses the next at once."""
 
 PARKED_REQUESTS = 4
 """Requests that cover what is asked for beyond the head of a live ring."""
@@ -157,7 +151,7 @@ class Fetcher:
         ahead = limit.stop + park_units
         if park_units > PARKED_REQUESTS:  # one request for several blocks, not one for each
             ahead -= ahead % (park_units // PARKED_REQUESTS)
-        window = max(1, int(2 * self.puller.path.window_bytes(now) / unit))
+        window = max(1, int(AHEAD * self.puller.path.window_bytes(now) / unit))
         plan = self.planner.plan(
             now,
             window_units=window,
@@ -279,8 +273,9 @@ class Fetcher:
         attempt: int = 0,
     ) -> None:
         unit = self.source.unit_bytes(header_bytes)
-        units = extent.length if park else max(1, int(self._request_bytes() / unit))
-        for piece in _pieces(extent, units):
+        units = extent.length if park else max(1, int(self.puller.request_bytes / unit))
+        window, most = int(self.puller.window_bytes / unit), int(REQUEST_BYTES_MAX / unit)
+        for piece in _pieces(extent, units, max(1, window), max(units, most)):
             id = self.puller.submit(
                 self.segment,
                 self.epoch,
@@ -289,14 +284,11 @@ class Fetcher:
                 urgency=urgency,
                 parked=park,
                 owner=self.owner,
+                read_bytes=int(extent.length * unit),
             )
             left = ExtentSet([piece])
             self._requests[id] = _Request(piece, header_bytes, urgency, park, attempt, left)
             self._requested_at(header_bytes).add(piece.start, piece.stop)
-
-    def _request_bytes(self) -> int:
-        share = self.puller.window_bytes // (REQUESTS_PER_LANE * self.puller.bulk_lanes)
-        return max(REQUEST_BYTES_MIN, min(REQUEST_BYTES, share))
 
     def _lacking(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
         """What is neither present nor requested at this depth or deeper."""
@@ -351,10 +343,16 @@ class Fetcher:
                 self.woken.append((token, error))
 
 
-def _pieces(extent: Extent, units: int) -> Iterator[Extent]:
-    """Cut into pieces of `units`; a remainder of less than half of that stays with the last."""
-    start = extent.start
+def _pieces(extent: Extent, units: int, window_units: int, units_max: int) -> Iterator[Extent]:
+    """Cut into pieces of `units`; a remainder of less than half of that stays with the last.
+
+    Twice as large after each window: by then start-up has doubled what there is to divide.
+    """
+    start, grown = extent.start, extent.start + window_units
     while start < extent.stop:
+        if start >= grown:
+            window_units *= 2
+            units, grown = min(2 * units, units_max), grown + window_units
         stop = extent.stop if extent.stop - start < units * 3 // 2 else start + units
         yield Extent(start, stop)
         start = stop

@@ -43,8 +43,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dsm.core.delivery import Arrival, DeliveryMeter, Trend, WindowedMax
+from dsm.core.delivery import FULL, Arrival, DeliveryMeter, Trend, WindowedMax
 from dsm.core.latency import BaseLatency
+from dsm.core.stalls import Spare, ping_interval_s
 from dsm.model import PathEstimate
 
 Phase = Literal["startup", "drain", "cruise", "probe"]
@@ -84,6 +85,9 @@ FALL_DRAIN_GAIN = 0.5
 JITTER_S = 0.002
 """The least margin: from arrival to next request in an event loop that has other things to do."""
 
+MARGIN_BASES_MAX = 3.0
+"""Of the base: beyond that it is not latency which varies."""
+
 MARGIN_DECAY = 0.9
 """A probe without profit: in ten of them (100 rounds) two thirds of the margin are gone."""
 
@@ -113,6 +117,7 @@ class PathEstimator:
         self._window_bytes_max = window_bytes_max
         self._meter = DeliveryMeter()
         self._latency = BaseLatency()
+        self._spare = Spare()
         self._rate = WindowedMax(RATE_ROUNDS)  # bytes per second
         self._message = WindowedMax(RATE_ROUNDS)  # bytes
         self._rtt = WindowedMax(BASE_S)  # of negated samples: a minimum
@@ -167,6 +172,14 @@ class PathEstimator:
         """From pings, and from the first byte of small demand reads."""
         self._rtt.sampled(now, -rtt_s)
         self._latency.pinged(-self._rtt.value, now)
+        if self._phase != "drain":
+            full = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
+            self._spare.pinged(rtt_s, -self._rtt.value, now, full=full)
+
+    def ping_interval_s(self, now: float) -> float:
+        """When to send the next ping, from now: more often where a window is in flight."""
+        loaded = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
+        return ping_interval_s(self._latency.base_s, loaded=loaded)
 
     @property
     def in_flight_bytes(self) -> int:
@@ -193,7 +206,7 @@ class PathEstimator:
         )
 
     def _target_bytes(self) -> int:
-        ahead_s = CRUISE_GAIN * self._latency.base_s + self._margin_s
+        ahead_s = CRUISE_GAIN * self._latency.base_s + self._margin_s + self._spare.spare_s
         gain = PROBE_GAIN if self._phase == "probe" else 1.0
         return int(gain * (self._rate.value * ahead_s + self._message.value))
 
@@ -216,7 +229,7 @@ class PathEstimator:
 
     def _round_ended(self, now: float) -> None:
         if self._phase == "startup":
-            self._startup_round_ended()
+            self._startup_round_ended(now)
         elif self._phase == "drain" and self._fell:
             self._drain_round_ended(now)
         else:
@@ -225,9 +238,10 @@ class PathEstimator:
         self._round += bool(self._round_rate)
         self._round_rate = 0.0
 
-    def _startup_round_ended(self) -> None:
+    def _startup_round_ended(self, now: float) -> None:
         if not self._round_rate:
             return
+        self._spare.startup_round_ended(self._phase_bytes, self._round_rate)
         bound = max(STARTUP_GAIN * self._rate.value * self._latency.base_s, WINDOW_BYTES_INITIAL)
         doubled = min(2 * self._phase_bytes, int(bound), self._window_bytes_max)
         self._phase_bytes = max(self._phase_bytes, doubled)
@@ -235,9 +249,13 @@ class PathEstimator:
             self._phase_rate, self._plateau_rounds = self._rate.value, 0
             return
         self._plateau_rounds += 1
-        queued = self._latency.loaded_s > 2 * self._latency.base_s
-        if queued or self._plateau_rounds >= PLATEAU_ROUNDS:
+        free = self._spare.path_is_free(self._latency.base_s, now)
+        queued = self._latency.loaded_s > 2 * self._latency.base_s and not free
+        if queued or self._plateau_rounds >= PLATEAU_ROUNDS * (1 + free):
             self._latency.rate_known(self._rate.value)
+            if free:
+                ahead_s = CRUISE_GAIN * self._latency.base_s + self._margin_s
+                self._spare.startup_ended(self._rate.value, ahead_s, self._latency.base_s)
             self._enter("cruise")
 
     def _steady_round_ended(self, now: float) -> None:
@@ -247,7 +265,7 @@ class PathEstimator:
         self._phase_rounds += 1
         settled = self._phase_rounds > 2  # before, the samples reach back into the phase before
         trend = settled and self._trend.round_ended(self._round_rate, self._rate.value)
-        if trend == "fell":
+        if trend == "fell" and not self._spare.path_is_free(self._latency.base_s, now):
             self._drain(now, gain=FALL_DRAIN_GAIN, fell=True)
         elif trend == "grew":
             self._start_again(now)
@@ -269,7 +287,8 @@ class PathEstimator:
             self._enter("cruise")
             return
         round_s = (self._phase_bytes - self._message.value) / self._round_rate
-        self._margin_s = max(self._margin_s, round_s - self._latency.base_s)
+        margin_s = min(round_s - self._latency.base_s, MARGIN_BASES_MAX * self._latency.base_s)
+        self._margin_s = max(self._margin_s, margin_s)
         self._probe(now)
 
     def _drain(self, now: float, *, gain: float, fell: bool) -> None:

@@ -30,12 +30,13 @@ from dataclasses import dataclass
 
 from dsm.core.path import PathEstimator
 from dsm.core.reads import Read, Request, Urgency
+from dsm.core.sizes import FIRST_BYTES, request_bytes
 
 DEMAND_LANE = 0
 """Demand reads and parked reads have a lane of their own; bulk would stall them."""
 
 SMALL_BYTES = 64 << 10
-"""An awaited read above this is bulk: on the demand lane it would delay the next small one."""
+"""An awaited read above this is bulk: it goes over the bulk lanes, and in small pieces over all."""
 
 WINDOW_BYTES_UNKNOWN = 512 << 10
 """Before the path was ever asked."""
@@ -69,6 +70,7 @@ class _Entry:
     bytes_expected: int
     parked: bool
     owner: object
+    read_bytes: int
     lane: int = -1
     arrived: int = 0
 
@@ -98,6 +100,7 @@ class Puller:
         self.counts = PullerCounts()
         self.window_bytes = WINDOW_BYTES_UNKNOWN
         """The path's window when `actions` was last asked for."""
+        self._now = 0.0
         self._entries: dict[int, _Entry] = {}
         self._queues: dict[Urgency, deque[int]] = {urgency: deque() for urgency in Urgency}
         self._lanes: dict[int, _Lane] = {}
@@ -133,15 +136,18 @@ class Puller:
         urgency: Urgency,
         parked: bool = False,
         owner: object = None,
+        read_bytes: int = 0,
     ) -> int:
         """Queue a read; returns its id. It leaves with a later `actions`.
 
-        `owner` is whatever the caller wants to find again by the id.
+        `owner` is whatever the caller wants to find again by the id; `read_bytes` the size of the
+        read that this is a piece of.
         """
         id = self._next_id
         self._next_id += 1
         request = Request(id, segment, epoch, read, urgency)
-        self._entries[id] = _Entry(request, bytes_expected, parked, owner)
+        read_bytes = max(bytes_expected, read_bytes)
+        self._entries[id] = _Entry(request, bytes_expected, parked, owner, read_bytes)
         self._queues[urgency].append(id)
         return id
 
@@ -190,6 +196,7 @@ class Puller:
 
     def actions(self, now: float) -> list[Action]:
         """What is to be put on the wire now, in this order."""
+        self._now = now
         self.window_bytes = self.path.window_bytes(now)
         actions: list[Action] = list(self._cancels)
         self._cancels.clear()
@@ -205,6 +212,11 @@ class Puller:
     def is_idle(self, lane: int) -> bool:
         """Nothing is unanswered on it."""
         return lane not in self._lanes or not self._lanes[lane].unanswered
+
+    @property
+    def request_bytes(self) -> int:
+        """How large a request to submit now."""
+        return request_bytes(self.path.estimate(self._now), self.bulk_lanes)
 
     @property
     def bulk_lanes(self) -> int:
@@ -271,8 +283,11 @@ class Puller:
         return in_flight > 0 and in_flight + entry.bytes_expected > self.window_bytes
 
     def _lane_for(self, entry: _Entry) -> int | None:
-        small = entry.request.urgency is Urgency.AWAITED and entry.bytes_expected <= SMALL_BYTES
+        awaited = entry.request.urgency is Urgency.AWAITED
         bulk = [lane for lane in self._lanes if lane != DEMAND_LANE]
+        if awaited and entry.bytes_expected <= FIRST_BYTES:
+            bulk.append(DEMAND_LANE)
+        small = awaited and entry.read_bytes <= SMALL_BYTES
         candidates = [DEMAND_LANE] if (small or entry.parked) else bulk
         usable = [
             lane

@@ -209,6 +209,8 @@ def _fetcher() -> tuple[Fetcher, Puller, Shadow]:
     puller, shadow = Puller(PathEstimator()), Shadow()
     for lane in (0, 1):
         puller.lane_opened(lane, 0.0)
+    puller.path.rtt_sampled(0.001, 0.0)  # so short that requests are not cut small at first
+    puller.actions(0.0)
     return Fetcher(puller, PrefetchPlanner(), shadow, shadow, "s", 1), puller, shadow
 
 

@@ -1,0 +1,82 @@
+"""What has to be in flight beyond the path's product, because lanes stall: the spare.
+
+    lane 1  ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒      a lost segment holds up all that was sent after it for a
+    lane 2  ▒▒▒▒▒✗······▒▒▒▒▒▒▒▒▒▒▒      round trip; what is asked for meanwhile waits at the node,
+    lane 3  ▒▒▒▒▒▒▒▒▒▒▒▒✗······▒▒▒▒      so unless more was asked for, the lane idles after it
+
+With rate × base in flight each loss costs a lane the time of its stall again. More in flight costs
+nothing as long as it waits at the node and not in the path, since a demand read has a lane of its
+own. A ping tells which of the two: under load it finds the path's queue, and no other.
+
+    ping late   the path is full: halve the spare
+    ping prompt though a fifth more than the product is in flight (CRUISE_GAIN of
+                `dsm.core.path`): it waits elsewhere, so double the spare
+
+Start-up has doubled the window beyond what it needed, so it hands over what it saw: the smallest
+window that brought nearly the best rate.
+"""
+
+from __future__ import annotations
+
+SPARE_BASES_MAX = 3.0
+"""Of the base: four products in flight, as start-up has. A segment lost twice stalls for two."""
+
+SPARE_BASES_STEP = 0.25
+"""The first step up."""
+
+PROMPT = 0.1
+"""Of the base: half of the queue that there must be where the path is full."""
+
+PROMPT_S = 0.001
+"""And what an event loop is late by."""
+
+NEARLY = 0.9
+"""Of the best rate."""
+
+PING_BASES = 4.0
+"""Between pings under load, in round trips: one for every other change of the window..."""
+
+PING_S_MIN = 0.05
+"""...but twenty a second are enough for anyone..."""
+
+PING_S_MAX = 1.0
+"""...and one, where nothing is under way: ten for the minimum of 10 s."""
+
+
+class Spare:
+    """Seconds of the path's rate to have in flight beyond its base."""
+
+    def __init__(self) -> None:
+        self.spare_s = 0.0
+        self._rounds: list[tuple[int, float]] = []  # of start-up: window bytes, rate
+        self._least_s = 0.0
+        self._prompt_at = float("-inf")
+
+    def startup_round_ended(self, window_bytes: int, rate: float) -> None:
+        self._rounds.append((window_bytes, rate))
+
+    def startup_ended(self, rate: float, ahead_s: float, base_s: float) -> None:
+        """`ahead_s`: for which the window is going to be."""
+        enough = min((w for w, r in self._rounds if r >= NEARLY * rate), default=0)
+        self._rounds.clear()
+        self.spare_s = min(max(0.0, enough / rate - ahead_s), SPARE_BASES_MAX * base_s)
+
+    def pinged(self, rtt_s: float, least_s: float, now: float, *, full: bool) -> None:
+        """`full`: as much was in flight as the window allows."""
+        prompt = rtt_s - least_s < PROMPT * least_s + PROMPT_S
+        self._prompt_at = now if prompt else float("-inf")
+        if not prompt:
+            halved = self.spare_s / 2
+            self.spare_s = halved if halved > SPARE_BASES_STEP / 4 * least_s else 0.0
+        elif full:
+            wanted = max(2 * self.spare_s, SPARE_BASES_STEP * least_s)
+            self.spare_s = min(wanted, SPARE_BASES_MAX * least_s)
+
+    def path_is_free(self, base_s: float, now: float) -> bool:
+        """The last ping was prompt, and recent: whatever it is that delays, it is no queue."""
+        return now - self._prompt_at <= 2 * max(PING_BASES * base_s, PING_S_MIN)
+
+
+def ping_interval_s(base_s: float, *, loaded: bool) -> float:
+    """Until the next ping."""
+    return min(max(PING_BASES * base_s, PING_S_MIN), PING_S_MAX) if loaded else PING_S_MAX
