@@ -274,3 +274,16 @@ def test_an_overrun_is_told_only_to_those_before_the_tail() -> None:
     puller.finished(long.id, 0.0)
     fetcher.ended(long.id, Overrun("s", Gap(3, 5)))
     assert 2 not in [token for token, _ in fetcher.woken]
+
+
+def test_a_reader_is_woken_once() -> None:
+    fetcher, puller, shadow = _fetcher()
+    fetcher.awaited(1, 0, 6, None)
+    (request,) = _sends(puller)
+    shadow.whole.add(0, 6)
+    fetcher.arrived(request.id, 0, 6)
+    fetcher.arrived(request.id, 0, 6)
+    puller.finished(request.id, 0.0)
+    fetcher.ended(request.id)
+    fetcher.failed(DsmError("over"))
+    assert fetcher.woken == [(1, None)]

@@ -189,3 +189,12 @@ def test_bulk_is_spread_over_its_lanes() -> None:
     for _ in range(4):
         _submit(puller, 60_000, Urgency.SPECULATIVE)
     assert sorted(lane for _, lane in _sent(puller)) == [1, 1, 2, 2]
+
+
+def test_a_lane_takes_no_more_than_was_agreed() -> None:
+    puller = _puller()
+    puller.requests_max = 5
+    ids = [_submit(puller, 10, Urgency.AWAITED, parked=True) for _ in range(8)]
+    assert [id for id, _ in _sent(puller)] == ids[:5]
+    puller.finished(ids[0], 0.0)
+    assert [id for id, _ in _sent(puller)] == ids[5:6]
