@@ -269,6 +269,18 @@ def test_jitter_has_the_mean_asked_for(shape, interval_s):
     assert sum(extra_ns) / len(extra_ns) == pytest.approx(10_000_000, rel=0.1)
 
 
+def test_drifting_jitter_has_no_jumps():
+    config = LinkConfig(jitter_s=0.01, jitter_interval_s=0.02, ordered=False)
+    link: Link[int] = Link(config, Random(9))
+    for number in range(2_000):
+        link.accept(number * 1_000_000, number, 100)
+    arrived = sorted((d.packet, d.due_ns) for d in link.release(HORIZON_NS))
+    extra_ns = [due_ns - number * 1_000_000 for number, due_ns in arrived]
+    steps_ns = [abs(b - a) for a, b in pairwise(extra_ns)]
+    assert max(steps_ns) <= 1_000_002  # from nothing to twice the mean, or back, takes 20 ms
+    assert max(extra_ns) - min(extra_ns) > 15_000_000
+
+
 # -- traces --
 
 

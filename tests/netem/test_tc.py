@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_it_shapes_or_says_which_module_is_missing(wan):
 
 def test_hosts_reach_each_other_through_the_router(wan, monkeypatch):
     wan("metro").close()
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setattr(TcBackend, "_module", "tc_unshaped")
     topology = Topology.pair(profile("metro").path())
     configs = {"a": HostConfig(congestion="reno"), "b": HostConfig()}
