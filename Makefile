@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench proto clean
+.PHONY: demo test check bench sim proto clean
 
 demo: $(READY)
 	@$(BIN)/python client/examples/demo.py
@@ -20,6 +20,10 @@ check: $(READY)
 # What peers need besides their Python packages is skipped where it is missing: see BENCHMARKS.md.
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m tests.bench
+
+# The whole grid of tests/sim, as a table.
+sim: $(READY)
+	$(BIN)/python -m tests.sim
 
 proto: $(READY)
 	$(BIN)/python -m tests.wire.generate

@@ -33,10 +33,6 @@ from dsm_client.lane import Lane, end
 
 log = logging.getLogger(__name__)
 
-PING_S = 1.0
-"""Round-trip time is a minimum over 10 s: ten samples."""
-
-
 BAD_STREAMS_MAX = 3
 """Streams in a row that were given up for what came on them, before readers are told: a bit that
 was flipped on the way is fetched again, a node that makes no sense is an error."""
@@ -173,7 +169,7 @@ class Transport:
                 await self.ping()
             except DsmError as error:
                 log.debug("ping: %s", error)
-            await asyncio.sleep(PING_S)
+            await asyncio.sleep(self.path.ping_interval_s(self.now()))
 
     # ── reads ──
 
