@@ -7,6 +7,7 @@ answered in the caller's thread without a hop, and otherwise awaits the source i
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 from dsm.core.planner import Hint
@@ -14,7 +15,7 @@ from dsm.errors import EpochGone, NotFilled, OutOfRange, Overrun
 from dsm.model import Access, Position, SegmentInfo
 from dsm.segment import Bell, Block, RegionReader, RingReader
 from dsm_client.blocks import LazyBlock, WatchedBlock
-from dsm_client.loop import background
+from dsm_client.loop import background, patience_s
 from dsm_client.region_replica import RegionReplica
 from dsm_client.ring_replica import RingReplica, is_whole
 
@@ -104,12 +105,14 @@ class MappedRing:
         if self._bell is None:
             self._bell = Bell()
             self._bell.add(self.reader.path)
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while (block := self.present(seq)) is None:
             self._check_life()
             self._bell.read()
             if (block := self.present(seq)) is not None:
                 return block
-            if not self._bell.wait(timeout_s):
+            rang = self._bell.wait(patience_s(deadline_s))
+            if not rang and deadline_s is not None and time.monotonic() >= deadline_s:
                 return self.present(seq)
         return block
 
