@@ -9,8 +9,8 @@ Too few bytes in flight and the path idles; too many and they queue in front of 
          └──────────┴───────────────────▶           └──────────┴─────────▶ bytes in flight
                    BDP = rate × base                          BDP
 
-The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + margin)`, and one
-message. `rate` is the largest delivery rate of ten rounds (`dsm.core.delivery`); `base` is the time
+The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + margin + spare)`, and
+one message; the spare is there where lanes stall for lost segments (`dsm.core.stalls`). `rate` is the largest delivery rate of ten rounds (`dsm.core.delivery`); `base` is the time
 from a request to its first bytes with nothing of ours before it (`dsm.core.latency`): the path and
 the server's turnaround. Both follow BBR (CACM 60(2), 2017; draft-cardwell-iccrg-bbr-congestion-
 control). TCP below us controls congestion; this decides how much is asked for, and so how much is
