@@ -68,11 +68,11 @@ DEFAULTS = (
         ("bulk",),
         (*PEERS_BULK, "http-readahead", "redis-pipelined"),
         0.34,
-        limit_s=7.0,
+        limit_s=8.0,
     ),
-    Choice(TRANSATLANTIC, WORKLOADS_SMALL, PEERS_MANY, 0.33),
-    Choice(TRANSATLANTIC_LOSS_BASED, ("bulk",), PEERS_BULK, 0.18, limit_s=4.0),
-    Choice(METRO, ("bulk", "headers"), PEERS_BULK, 0.15),
+    Choice(TRANSATLANTIC, WORKLOADS_SMALL, PEERS_MANY, 0.3),
+    Choice(TRANSATLANTIC_LOSS_BASED, ("bulk",), PEERS_BULK, 0.22, limit_s=12.0),
+    Choice(METRO, ("bulk", "headers"), PEERS_BULK, 0.14),
 )
 QUICK = (Choice(METRO, WORKLOADS_QUICK, PEERS_QUICK, 1.0),)
 FULL = tuple(

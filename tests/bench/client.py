@@ -65,12 +65,12 @@ def run(task: Task) -> dict[str, Any]:
     if workload.kind == "tail":
         return _tail(task, peer, workload)
     if not workload.warm:
-        return _measured(task, workload, lambda: peer.open(task.host, task.port))
+        return _measured(task, peer, workload, lambda: peer.open(task.host, task.port))
     reader = peer.open(task.host, task.port)
     name, size = _warmed(task.data, workload)
     reader.warm(name, size)
     time.sleep(0.2)  # what the warming read has set off comes to rest
-    return _measured(task, workload, lambda: reader)
+    return _measured(task, peer, workload, lambda: reader)
 
 
 def _warmed(data: Dataset, workload: Workload) -> tuple[str, int]:
@@ -80,7 +80,9 @@ def _warmed(data: Dataset, workload: Workload) -> tuple[str, int]:
     return name, data.sizes.blocks_bytes if name == "blocks" else data.sizes.bulk_bytes
 
 
-def _measured(task: Task, workload: Workload, opened: Callable[[], Reader]) -> dict[str, Any]:
+def _measured(
+    task: Task, peer: Peer, workload: Workload, opened: Callable[[], Reader]
+) -> dict[str, Any]:
     data = task.data
     extents = workload.extents(data.sizes, task.round_number)
     total, times = Checksum(), list[float]()
@@ -117,6 +119,7 @@ def _measured(task: Task, workload: Workload, opened: Callable[[], Reader]) -> d
         "first_s": first_s,
         "bytes": total.bytes + unread,
         "complete": reads == len(extents),
+        "in_order": peer.in_order,
         "client_cpu_s": cpu,
         "wrong": total.value != data.checksum(workload.source, extents[:reads]),
         "error": error,

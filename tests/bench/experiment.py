@@ -69,6 +69,7 @@ class Outcome:
     link: dict[str, Any] = field(default_factory=dict)
     hosts: dict[str, Any] = field(default_factory=dict)
     bounds_s: dict[str, float | None] = field(default_factory=dict)
+    wanted_bytes: dict[str, int] = field(default_factory=dict)
     runs: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     invalid: int = 0
@@ -89,6 +90,8 @@ def measure(setting: Setting, plan: Plan, data: Dataset, folder: Path) -> Outcom
         outcome.link = wan.profile.facts() if wan.profile else {}
         outcome.hosts = {name: host.settings for name, host in wan.hosts.items()}
         for workload in plan.workloads:
+            extents = workload.extents(data.sizes, 0)
+            outcome.wanted_bytes[workload.name] = sum(length for _, length in extents)
             outcome.bounds_s[workload.name] = controls.bound_s(workload, wan.profile, data.sizes)
         bench = _Bench(wan, data, plan, outcome)
         bench.start(stack, folder)

@@ -40,8 +40,9 @@ def figures(workload: Workload, runs: list[Run]) -> dict[str, Any]:
     """Of one peer: the median, the extremes, tails, processor time, bytes; `None` if unmeasured."""
     good = believed(runs)
     complete = [run for run in good if run["complete"]]
-    # A rate that was cut off is a rate; a time that was cut off is only "longer than".
-    counted = good if workload.unit == "Mbit/s" else complete
+    # A rate that was cut off is a rate, unless what came was waiting for its turn; a time that was
+    # cut off is only "longer than".
+    counted = good if workload.unit == "Mbit/s" and _in_order(runs) else complete
     if not counted:
         return {"median": None, "why": _why(runs)}
     values = sorted(value(workload, run) for run in counted)
@@ -60,6 +61,10 @@ def figures(workload: Workload, runs: list[Run]) -> dict[str, Any]:
         used = sum(run[f"{side}_cpu_s"] for run in counted)
         found[f"{side}_cpu_s_per_gb"] = used / gigabytes
     return found
+
+
+def _in_order(runs: list[Run]) -> bool:
+    return all(run.get("in_order", True) for run in runs)
 
 
 def _median(values: Iterable[float]) -> float | None:
@@ -124,7 +129,7 @@ def _section(outcome: Outcome) -> list[str]:
 
 def _workload_table(outcome: Outcome, workload: Workload, runs: dict[str, list[Run]]) -> list[str]:
     measured = {peer: figures(workload, results) for peer, results in runs.items()}
-    bound = bound_value(outcome, workload, runs)
+    bound = bound_value(outcome, workload)
     rows = [
         f"**{workload.title}** (`{workload.name}`, {workload.unit}"
         f"{'' if bound is None else f'; bound {_number(bound)}'})",
@@ -165,15 +170,14 @@ def _row(outcome: Outcome, workload: Workload, peer: str, found: dict[str, Any])
     return f"| {label} | " + " | ".join(cells) + " |"
 
 
-def bound_value(outcome: Outcome, workload: Workload, runs: dict[str, list[Run]]) -> float | None:
+def bound_value(outcome: Outcome, workload: Workload) -> float | None:
     """The bound by arithmetic, in the workload's unit."""
     seconds = outcome["bounds_s"].get(workload.name)
     if not seconds:
         return None
     if workload.unit == "ms":
         return float(seconds) * 1e3
-    sizes = [run["bytes"] for results in runs.values() for run in results if run["complete"]]
-    return max(sizes) * 8 / seconds / 1e6 if sizes else None
+    return float(outcome["wanted_bytes"][workload.name] * 8 / seconds / 1e6)
 
 
 def _number(number: float | None) -> str:
@@ -238,7 +242,7 @@ def _draw(axis: Any, outcome: Outcome, workload: Workload) -> None:
     axis.set_yticks(range(len(peers)), peers)
     if not more_is_better and peers:
         axis.set_xscale("log")
-    bound = bound_value(outcome, workload, runs)
+    bound = bound_value(outcome, workload)
     if bound is not None:
         axis.axvline(bound, color="tab:red", linestyle="--", label="bound by arithmetic")
         axis.legend(loc="lower right")

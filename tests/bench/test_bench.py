@@ -166,6 +166,7 @@ def outcome():
         "broken": [a_run(0.1, wrong=True), a_run(0.0, error="OSError: gone")],
     }
     found.runs["first-cold"] = {"dsm": [a_run(0.3)], "cut": [a_run(5.0, complete=False)]}
+    found.bounds_s, found.wanted_bytes = {"bulk": 0.5}, {"bulk": 1_000_000}
     found.skipped["redis"] = "module redis"
     return json.loads(json.dumps(found.plain()))
 
@@ -182,6 +183,12 @@ def test_only_what_is_believed_counts(outcome):
     }
 
 
+def test_a_rate_that_was_cut_off_counts_unless_bytes_waited_for_their_turn():
+    cut = [a_run(1.0, complete=False, in_order=in_order) for in_order in (True, False)]
+    assert report.figures(BY_NAME["bulk"], cut[:1])["median"] == pytest.approx(8.0)
+    assert report.figures(BY_NAME["bulk"], cut[1:])["why"] == "cut off"
+
+
 def test_a_share_is_that_of_the_best_control_of_the_same_round(outcome):
     assert report.share_of_iperf3(outcome, "dsm") == pytest.approx((0.5 + 1.0) / 2)
     assert report.share_of_iperf3(outcome, "broken") is None
@@ -191,6 +198,7 @@ def test_the_report_is_written_and_says_what_is_not_in_it(outcome, tmp_path):
     written = {path.name for path in report.write([outcome], tmp_path)}
     assert {"results.json", "results.md"} <= written
     table = (tmp_path / "results.md").read_text()
+    assert "bound 16.0" in table
     assert "| **dsm** | 6.00 |" in table
     assert "Not measured: redis (module redis)." in table
     assert "broken | OSError: gone" in table

@@ -29,6 +29,5 @@ for connections in (1, 16):
             functools.partial(Aria2Reader, connections=connections),
             frozenset({"sequential"}),
             programs=("aria2c",),
-            single=connections == 1,
         )
     )

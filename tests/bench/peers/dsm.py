@@ -146,4 +146,4 @@ KINDS = frozenset({"sequential", "random", "strided", "headers", "payloads", "fi
 
 for name, title in (("dsm", "this project, defaults"), ("dsm-hints", "this project, hints given")):
     opened = functools.partial(DsmReader, best=name == "dsm-hints")
-    register(Peer(name, "node", title, opened, KINDS, ("dsm_client",), single=False))
+    register(Peer(name, "node", title, opened, KINDS, ("dsm_client",)))

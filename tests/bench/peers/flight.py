@@ -118,7 +118,7 @@ for count, name in ((1, "flight"), (ENDPOINTS, f"flight-{ENDPOINTS}")):
             functools.partial(FlightReader, endpoints=count),
             KINDS if count == 1 else frozenset({"sequential", "random"}),
             MODULES,
-            single=count == 1,
+            in_order=count == 1,
         )
     )
 

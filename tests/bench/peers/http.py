@@ -157,6 +157,6 @@ register(
         RangesReader,
         ALL,
         MODULES,
-        single=False,
+        in_order=False,
     )
 )

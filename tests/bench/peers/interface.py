@@ -108,8 +108,8 @@ class Peer:
     """The kinds that it can do."""
     modules: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
-    single: bool = True
-    """Reads over one connection."""
+    in_order: bool = True
+    """What came can be read at once; `False` where it waits for what other connections bring."""
     private_mounts: bool = False
     """Its client process mounts something: nobody else shall see that, nor shall it survive."""
 

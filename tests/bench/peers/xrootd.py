@@ -60,6 +60,5 @@ for streams in (1, 15):
             functools.partial(XrdcpReader, streams=streams),
             frozenset({"sequential"}),
             programs=("xrdcp",),
-            single=streams == 1,
         )
     )
