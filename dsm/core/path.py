@@ -10,11 +10,11 @@ Too few bytes in flight and the path idles; too many and they queue in front of 
                    BDP = rate × base                          BDP
 
 The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + margin + spare)`, and
-one message; the spare is there where lanes stall for lost segments (`dsm.core.stalls`). `rate` is the largest delivery rate of ten rounds (`dsm.core.delivery`); `base` is the time
-from a request to its first bytes with nothing of ours before it (`dsm.core.latency`): the path and
-the server's turnaround. Both follow BBR (CACM 60(2), 2017; draft-cardwell-iccrg-bbr-congestion-
-control). TCP below us controls congestion; this decides how much is asked for, and so how much is
-queued where TCP waits.
+one message. `rate` is the largest delivery rate of ten rounds (`dsm.core.delivery`); `base` is the
+time from a request to its first bytes with nothing of ours before it (`dsm.core.latency`): the path
+and the server's turnaround; the spare is there where lanes stall (`dsm.core.stalls`). Both figures
+follow BBR (CACM 60(2), 2017; draft-cardwell-iccrg-bbr-congestion-control). TCP below us controls
+congestion; this decides how much is asked for, and so how much is queued where TCP waits.
 
     startup ──rate grew < 25 % in 3 rounds──▶ cruise ⇄ probe
        ▲                                       │ │ ▲
