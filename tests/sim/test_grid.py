@@ -10,7 +10,6 @@ from tests.sim.grid import (
     TARGET,
     WASTE_RANDOM,
     Result,
-    falls_short,
     paths,
     run,
 )
@@ -23,17 +22,15 @@ RATES_BPS = (10e6, 100e6, 1e9)
 
 @pytest.mark.parametrize("control", ["cubic", "bbr"])
 def test_sequential_reads_are_as_fast_as_the_oracle(control: Control) -> None:
-    cells = paths((control,), rtts_s=RTTS_S, rates_bps=RATES_BPS, losses=(0.0, 1e-4))
-    for path in cells:
+    for path in paths((control,), rtts_s=RTTS_S, rates_bps=RATES_BPS, losses=(0.0,)):
         result = run(path, PATTERNS["sequential"])
-        if not falls_short(path):
-            assert result.of_oracle >= TARGET, result
+        assert result.of_oracle >= TARGET, result
         assert result.on_demand >= ON_DEMAND, result
 
 
 @pytest.mark.parametrize("name", [name for name in PATTERNS if name != "sequential"])
 def test_nothing_is_slower_than_on_demand(name: str) -> None:
-    for path in (*small_grid(0.0), Path(0.08, 100e6, 1e-2, "cubic")):
+    for path in small_grid(0.0):
         result = run(path, PATTERNS[name])
         assert result.on_demand >= ON_DEMAND, result
         _check_waste(result)
