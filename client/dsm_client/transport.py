@@ -283,7 +283,8 @@ class Transport:
         self.puller.frame_arrived(header.id, len(message), now, parked=header.parked)
         if header.last:
             self.puller.finished(header.id, now)
-            self._adjust_lanes()
+            if self._lanes:  # not while closing
+                self._adjust_lanes()
         if submitter is None:
             self.counts.wasted_bytes += len(payload)
         else:
