@@ -88,8 +88,9 @@ class Gap(NamedTuple):
 class BlockDescriptor(NamedTuple):
     """One row of a ring's slot table; see `dsm.segment.layout` for its 40 bytes.
 
-    `head_crc` is the CRC-32C of (seq, pos, timestamp_ns, length, flags) and the first `header_bytes`
-    bytes, so that headers can be checked without their payloads; `body_crc` that of the rest.
+    `head_crc` is the CRC-32C of (seq, pos, timestamp_ns, length, flags) and the first
+    `header_bytes` bytes, so that headers can be checked without their payloads; `body_crc` that of
+    the rest.
     """
 
     seq: int
