@@ -112,7 +112,7 @@ class SegmentInfo:
 
     name: str
     kind: Kind
-    epoch: int
+    epoch: int = 0
     created_ns: int = 0
     header_bytes: int = 0
     capacity_bytes: int = 0

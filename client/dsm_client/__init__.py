@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from dsm.errors import DsmError, Overrun
-from dsm.model import Access, Gap, PathEstimate
+from dsm.model import Access, Gap, Kind, PathEstimate, SegmentInfo
 from dsm.segment import Block
 from dsm_client.handles import Region, Ring
 from dsm_client.loop import background
@@ -26,10 +26,12 @@ __all__ = [
     "Described",
     "DsmError",
     "Gap",
+    "Kind",
     "Options",
     "Overrun",
     "Region",
     "Ring",
+    "SegmentInfo",
     "Session",
     "connect",
 ]
@@ -81,6 +83,14 @@ class Session:
     def describe(self, name: str) -> Described:
         """What a segment is and where it is."""
         return background().run(self._core.describe(name))
+
+    def create(self, info: SegmentInfo) -> Described:
+        """Create a segment at the node, as `info` says (its epoch and time are the node's).
+
+        A producer there opens it for writing by name. Raises `SegmentExists`, `NoSpace`,
+        `UsageError`.
+        """
+        return background().run(self._core.create(info))
 
     def delete(self, name: str) -> None:
         """Delete a segment at the node."""

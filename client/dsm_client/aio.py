@@ -80,6 +80,9 @@ class Session:
     async def describe(self, name: str) -> Described:
         return await _in_loop(self._core.describe(name))
 
+    async def create(self, info: SegmentInfo) -> Described:
+        return await _in_loop(self._core.create(info))
+
     async def delete(self, name: str) -> None:
         await _in_loop(self._core.delete(name))
 

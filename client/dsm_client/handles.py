@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 WANT_BYTES = 64 << 20
 """Iterating over a range announces so much of it at a time as surely wanted."""
 
+WANT_FIRST = 64
+"""Blocks that `auto` announces first, then twice that and so on: it does not know yet whether only
+their headers will be read."""
+
 
 class Handle:
     """What rings and regions have in common: a name at a node, opened again where need be."""
@@ -190,10 +194,14 @@ class Ring(Handle):
         position = source.position
         start = position.tail if start is None else start
         stop = position.head if stop is None else stop
-        blocks = max(1, WANT_BYTES * source.info.slots // max(1, source.info.capacity_bytes))
+        most = max(1, WANT_BYTES * source.info.slots // max(1, source.info.capacity_bytes))
+        piece = min(most, WANT_FIRST) if self._access is Access.AUTO else most
+        upto = start
         for seq in range(start, stop):
-            if (seq - start) % blocks == 0:
-                source.want(seq, min(stop, seq + blocks))
+            if upto < stop and seq + piece // 2 >= upto:
+                source.want(upto, min(stop, upto + piece))
+                upto += piece
+                piece = min(most, 2 * piece)
             yield seq
 
     def from_head(self, seq: int) -> int:

@@ -6,6 +6,7 @@ background loop. It survives a fork: the child's copy connects anew when it is f
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ class SessionCore:
         self.generation = 0
         """Grows when a fork makes a new process of this one: handles open themselves again."""
         self._closed = False
+        self._opening = asyncio.Lock()
         self._dropped: Any = None
         """Closes the transport of a session that nobody closed."""
         self._replicas: WeakSet[RingReplica | RegionReplica] = WeakSet()
@@ -124,8 +126,9 @@ class SessionCore:
         """The transport; a child of a fork connects here."""
         if self._closed:
             raise Closed(f"the session with {self.address} is closed; connect again")
-        if self.transport is None:
-            await self.open()
+        async with self._opening:  # several handles may come here at once
+            if self.transport is None:
+                await self.open()
         assert self.transport is not None
         return self.transport
 
@@ -144,6 +147,7 @@ class SessionCore:
             self._dropped.detach()
         self.transport = None
         self.generation += 1
+        self._opening = asyncio.Lock()
         self._replicas = WeakSet()
         self.cache = ShadowCache(self.cache.root, self.cache.budget_bytes, self.address)
 
@@ -168,6 +172,7 @@ class SessionCore:
         return _described(await transport.control.call("Describe", request, segment=name))
 
     async def create(self, info: SegmentInfo) -> Described:
+        """Create a segment at the node; epoch and times of `info` do not matter."""
         transport = await self.ready()
         request = pb.CreateRequest(segment=segment_to_pb(info, Position()))
         return _described(await transport.control.call_once("Create", request, segment=info.name))

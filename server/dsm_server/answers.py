@@ -188,20 +188,29 @@ class PagesAnswer:
 
 
 class BytesAnswer:
-    """An exact range of a region's newest version; copied whole at once, so it is of one."""
+    """An exact range of a region's newest version; copied whole at once, so it is of one.
 
-    def __init__(self, exported: Exported, read: ReadBytes) -> None:
+    It is copied when its turn has come, and counts against the node's staging budget until it is
+    sent: requests cost nothing while they wait.
+    """
+
+    def __init__(self, exported: Exported, read: ReadBytes, leases: Leases) -> None:
         if read.length > BYTES_MAX:
             raise BudgetExceeded(
                 f"an exact read of {read.length} bytes; {BYTES_MAX} is the most, "
                 "read with another access method"
             )
-        self._offset = read.offset
-        self._version = exported.region.version
-        self._data = exported.region.read(read.offset, read.length)
+        self._region = exported.region
+        self._offset, self._length = read.offset, read.length
+        self._leases = leases
+        self._data: memoryview | None = None
         self._at = 0
 
     def next_frame(self, frame_bytes: int) -> Frame:
+        if self._data is None:
+            self._leases.stage(self._length)
+            self._version = self._region.version
+            self._data = self._region.read(self._offset, self._length)
         piece = self._data[self._at : self._at + frame_bytes]
         header = pb.FrameHeader(
             first=self._offset + self._at, count=len(piece), version=self._version
@@ -211,7 +220,9 @@ class BytesAnswer:
         return Frame(header, (piece,))
 
     def close(self) -> None:
-        pass
+        if self._data is not None:
+            self._data = None
+            self._leases.unstage(self._length)
 
 
 Answer = BlocksAnswer | PagesAnswer | BytesAnswer
@@ -225,7 +236,7 @@ def answer(exported: Exported, request: Request, leases: Leases) -> Answer:
         case ReadPages() as read:
             return PagesAnswer(exported, read, leases)
         case ReadBytes() as read:
-            return BytesAnswer(exported, read)
+            return BytesAnswer(exported, read, leases)
 
 
 def complete(frame: Frame, request: Request, exported: Exported) -> pb.FrameHeader:

@@ -21,17 +21,23 @@ LEASE_S = 5.0
 class Lease:
     """One version of one region, while it is read."""
 
-    def __init__(self, snapshot: RegionSnapshot, key: tuple[int, int]) -> None:
+    def __init__(self, snapshot: RegionSnapshot, leases: Leases) -> None:
         self.snapshot = snapshot
-        self.key = key
         self.users = 0
         self.expires_at = 0.0
+        self._leases = leases
+        self._staged = 0 if snapshot.pinned else snapshot.nbytes
 
     def release(self) -> None:
-        """One answer is done with it; the holder's `sweep` closes what is over."""
+        """One answer is done with it; of a lease that is held, the sweep ends it."""
         self.users -= 1
         if not self.users and not self.expires_at:
-            self.snapshot.close()
+            self.end()
+
+    def end(self) -> None:
+        self.snapshot.close()
+        self._leases.unstage(self._staged)
+        self._staged = 0
 
 
 class Leases:
@@ -39,6 +45,7 @@ class Leases:
 
     def __init__(self, copies_bytes_max: int) -> None:
         self._copies_bytes_max = copies_bytes_max
+        self._staged = 0
         self._held: dict[tuple[int, int], Lease] = {}
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -54,11 +61,9 @@ class Leases:
         key = (exported.info.epoch, version)
         lease = self._held.get(key)
         if lease is None:
-            lease = Lease(self._snapshot(exported, version), key)
-            if lease.snapshot.version != version:
-                lease.key = (exported.info.epoch, lease.snapshot.version)
+            lease = Lease(self._snapshot(exported, version), self)
             if hold:
-                self._held[lease.key] = lease
+                self._held[(exported.info.epoch, lease.snapshot.version)] = lease
         if hold:
             lease.expires_at = self._loop.time() + LEASE_S
             self._sweep_later()
@@ -69,8 +74,20 @@ class Leases:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for lease in self._held.values():
-            lease.snapshot.close()
+            lease.end()
         self._held.clear()
+
+    def stage(self, length: int) -> None:
+        """Take so many bytes of the budget for copies, until `unstage`; or `BudgetExceeded`."""
+        if self._staged + length > self._copies_bytes_max:
+            raise BudgetExceeded(
+                f"copies of regions take {self._staged} bytes, {length} more were asked for; "
+                f"{self._copies_bytes_max} is the node's staging budget: try again later"
+            )
+        self._staged += length
+
+    def unstage(self, length: int) -> None:
+        self._staged -= length
 
     def _snapshot(self, exported: Exported, version: int) -> RegionSnapshot:
         newest = exported.region.version
@@ -84,18 +101,12 @@ class Leases:
             )
         snapshot = exported.region.snapshot()
         if not snapshot.pinned:
-            self._check_budget(exported, snapshot)
+            try:
+                self.stage(snapshot.nbytes)
+            except BudgetExceeded:
+                snapshot.close()
+                raise
         return snapshot
-
-    def _check_budget(self, exported: Exported, snapshot: RegionSnapshot) -> None:
-        copies = [lease.snapshot for lease in self._held.values() if not lease.snapshot.pinned]
-        used = sum(len(copy.view) for copy in copies) + len(snapshot.view)
-        if used > self._copies_bytes_max:
-            snapshot.close()
-            raise BudgetExceeded(
-                f"copies of versions of {exported.info.name!r} and others would take {used} bytes; "
-                f"{self._copies_bytes_max} is the node's staging budget"
-            )
 
     def _sweep_later(self) -> None:
         if self._sweeper is None and self._held:
@@ -107,5 +118,5 @@ class Leases:
         for key, lease in list(self._held.items()):
             if not lease.users and lease.expires_at <= now:
                 del self._held[key]
-                lease.snapshot.close()
+                lease.end()
         self._sweep_later()
