@@ -17,8 +17,9 @@ from dsm.model import Access, Gap, Kind, PathEstimate, SegmentInfo
 from dsm.segment import Block
 from dsm_client.handles import Region, Ring
 from dsm_client.loop import background
+from dsm_client.mapped import MappedRing
+from dsm_client.remote import RemoteRing
 from dsm_client.session import Described, Options, SessionCore
-from dsm_client.sources import MappedRing, RemoteRing
 
 __all__ = [
     "Access",

@@ -25,8 +25,9 @@ from dsm_client import handles
 from dsm_client.blocks import LazyBlock
 from dsm_client.follow import Follower
 from dsm_client.loop import background
+from dsm_client.mapped import MappedRing
+from dsm_client.remote import RemoteRing
 from dsm_client.session import Described, Options, SessionCore
-from dsm_client.sources import MappedRing, RemoteRing
 
 T = TypeVar("T")
 

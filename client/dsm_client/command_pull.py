@@ -39,8 +39,8 @@ from dsm_client.command import complain
 from dsm_client.command_blocks import held, say
 from dsm_client.command_reach import Reach, resumable
 from dsm_client.loop import background
+from dsm_client.mapped import MappedRegion
 from dsm_client.session import Described
-from dsm_client.sources import MappedRegion
 
 REDRAW_S = 0.1
 WRITE_BYTES = 4 << 20

@@ -13,14 +13,9 @@ from dsm.model import Access, Kind, OnLag, Position, SegmentInfo
 from dsm.segment import Block, RegionSnapshot
 from dsm_client.follow import Follower
 from dsm_client.loop import background
-from dsm_client.sources import (
-    MappedRegion,
-    MappedRing,
-    RegionSource,
-    RemoteRegion,
-    RemoteRing,
-    RingSource,
-)
+from dsm_client.mapped import MappedRegion, MappedRing
+from dsm_client.remote import RemoteRegion, RemoteRing
+from dsm_client.sources import RegionSource, RingSource
 
 if TYPE_CHECKING:
     from dsm_client.session import SessionCore

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from dsm.errors import Closed, DeadlineExceeded, DsmError
@@ -37,14 +37,6 @@ and the wait itself is not noticed before the wait ends (seen in 1 of 10 at the 
 def patience_s(deadline_s: float | None) -> float:
     """How long to wait at a time."""
     return WAIT_S if deadline_s is None else min(WAIT_S, max(0.0, deadline_s - time.monotonic()))
-
-
-class Restful(Protocol):
-    """What holds connections, and can let go of them for a moment."""
-
-    async def rest(self) -> None: ...
-    def resume(self) -> None: ...
-    def abandon(self) -> None: ...
 
 
 class Background:

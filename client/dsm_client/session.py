@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakSet
 
 from dsm.core.lanes import LANES_MAX
-from dsm.errors import Closed, SegmentNotFound, UsageError, WrongKind
+from dsm.errors import Closed, SegmentNotFound, UsageError
 from dsm.locality import Proof, is_local
 from dsm.model import Access, Kind, PathEstimate, Position, SegmentInfo, validate_name
 from dsm.segment import RingReader, open_segment
@@ -23,16 +23,11 @@ from dsm.wire.convert import position_from_pb, segment_from_pb, segment_to_pb
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.cache import BUDGET_BYTES, ShadowCache, default_root
 from dsm_client.loop import background
+from dsm_client.mapped import MappedRegion, MappedRing
 from dsm_client.region_replica import RegionReplica
+from dsm_client.remote import RemoteRegion, RemoteRing
 from dsm_client.ring_replica import RingReplica
-from dsm_client.sources import (
-    MappedRegion,
-    MappedRing,
-    RegionSource,
-    RemoteRegion,
-    RemoteRing,
-    RingSource,
-)
+from dsm_client.sources import RegionSource, RingSource
 from dsm_client.transport import Transport
 
 RETRY_S = 30.0
@@ -253,8 +248,3 @@ def _described(message: pb.Segment) -> Described:
     return Described(
         segment_from_pb(message), position_from_pb(message.position), message.held_bytes
     )
-
-
-def check_kind(source: Any, kind: Kind) -> None:
-    if source.info.kind is not kind:
-        raise WrongKind(source.info.name, f"it is a {source.info.kind.value}, not a {kind.value}")

@@ -242,10 +242,6 @@ class Fetcher:
     def is_waiting(self) -> bool:
         return bool(self._waiters)
 
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._requests)
-
     # ── inside ──
 
     def _request(

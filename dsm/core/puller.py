@@ -81,23 +81,12 @@ class _Lane:
     in_flight_bytes: int = 0
 
 
-@dataclass(slots=True)
-class PullerCounts:
-    """What went over the path, since the session began."""
-
-    requests: int = 0
-    bytes_received: int = 0
-    cancelled: int = 0
-    interrupted: int = 0
-
-
 class Puller:
     """Queues, orders and accounts for the requests of one session."""
 
     def __init__(self, path: PathEstimator, *, requests_max: int = REQUESTS_MAX) -> None:
         self.path = path
         self.requests_max = requests_max
-        self.counts = PullerCounts()
         self.window_bytes = WINDOW_BYTES_UNKNOWN
         """The path's window when `actions` was last asked for."""
         self._now = 0.0
@@ -123,7 +112,6 @@ class Puller:
             del self._entries[id]
             self.path.request_abandoned(id, now)
         self._cancels = [cancel for cancel in self._cancels if cancel.lane != lane]
-        self.counts.interrupted += len(lost)
         return lost
 
     def submit(
@@ -167,14 +155,12 @@ class Puller:
         entry = self._entries.pop(id, None)
         if entry is None:
             return
-        self.counts.cancelled += 1
         if entry.lane >= 0:
             self._release(entry)
             self.path.request_abandoned(id, now)
             self._cancels.append(Cancel(entry.lane, id))
 
     def frame_arrived(self, id: int, wire_bytes: int, now: float, *, parked: bool = False) -> None:
-        self.counts.bytes_received += wire_bytes
         entry = self._entries.get(id)
         if entry is None or entry.lane < 0:
             return
@@ -305,7 +291,6 @@ class Puller:
         entry.lane = lane
         state = self._lanes[lane]
         state.unanswered += 1
-        self.counts.requests += 1
         if not entry.parked:
             state.in_flight_bytes += entry.bytes_expected
             self.path.request_sent(entry.request.id, entry.bytes_expected, now, app_limited=limited)

@@ -15,7 +15,6 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from dsm.core.extents import merge
@@ -154,15 +153,6 @@ class Exports:
                 continue
             except DsmError as error:
                 log.warning("not listed: %s", error)
-
-    @contextmanager
-    def listening(self, exported: Exported, listener: Listener) -> Iterator[None]:
-        """`listener` is called in the event loop whenever the segment moved."""
-        self.listen(exported, listener)
-        try:
-            yield
-        finally:
-            self.unlisten(exported, listener)
 
     def listen(self, exported: Exported, listener: Listener) -> None:
         if not exported.listeners:
