@@ -67,11 +67,15 @@ def new_channel(address: str, limits: Limits) -> aio.Channel:
 class Lane:
     """Keeps one Pull stream open, and what is to be sent on it in order."""
 
-    def __init__(self, number: int, owner: LaneOwner, address: str, *, lz4: bool) -> None:
+    def __init__(
+        self, number: int, owner: LaneOwner, address: str, *, lz4: bool, retry_s: float
+    ) -> None:
         self.number = number
         self._owner = owner
         self._address = address
         self._lz4 = lz4
+        # Who waits for `retry_s` gets several attempts, also where it is short.
+        self._backoff_s_max = min(BACKOFF_S_MAX, retry_s / 4)
         self._outgoing: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._connected_at: float | None = None
@@ -101,7 +105,7 @@ class Lane:
     async def _run(self) -> None:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((aio.AioRpcError, ConnectionError)),
-            wait=wait_random_exponential(multiplier=BACKOFF_S, max=BACKOFF_S_MAX),
+            wait=wait_random_exponential(multiplier=BACKOFF_S, max=self._backoff_s_max),
             before_sleep=self._attempt_failed,
         )
         while True:

@@ -126,7 +126,7 @@ class Transport:
         return self._control
 
     def _open_lane(self, number: int) -> None:
-        self._lanes[number] = Lane(number, self, self.address, lz4=self._lz4)
+        self._lanes[number] = Lane(number, self, self.address, lz4=self._lz4, retry_s=self.retry_s)
 
     def _adjust_lanes(self) -> None:
         """Have as many bulk lanes as the path takes now."""
