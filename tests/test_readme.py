@@ -39,9 +39,12 @@ def _free_port() -> int:
         return port
 
 
-def test_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_runs(
+    root: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("dsm_client.session.default_root", lambda: cache)
     namespace: dict[str, object] = {"__name__": "__readme__"}
     address = f"127.0.0.1:{_free_port()}"
     for line, source in blocks(README.read_text()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,6 +37,6 @@ def later_node(request: pytest.FixtureRequest) -> Iterator[str]:
     server.stop(None)
 
 
-def test_a_node_of_a_later_protocol_is_refused(later_node: str) -> None:
+def test_a_node_of_a_later_protocol_is_refused(later_node: str, cache: Path) -> None:
     with pytest.raises(ProtocolMismatch, match=r"protocol (99|7 to 9)"):
-        connect(f"dsm://{later_node}", retry_s=5)
+        connect(f"dsm://{later_node}", retry_s=5, cache=str(cache))
