@@ -105,7 +105,7 @@ class RegionReplica(Replica):
                     self.read_ahead()
                     self.settle()
                     return
-                self.transport.loop.call_soon(self._read_ahead_soon)  # the demand goes first
+                self.read_ahead_soon()
                 await self.need(*pages, None)
                 return
             except VersionGone:
@@ -114,11 +114,6 @@ class RegionReplica(Replica):
             f"segment {self.info.name!r}: {CHASES_MAX} versions went by while it was read; "
             "read less at a time"
         )
-
-    def _read_ahead_soon(self) -> None:
-        if self.error is None:
-            self.read_ahead()
-            self.settle()
 
     async def fetch_exact(self, offset: int, length: int) -> bytes:
         """These bytes in one round trip, kept by nobody: `zero_copy` across the network."""

@@ -149,6 +149,15 @@ class Replica:
         while self._noted:
             self.fetcher.accessed(*self._noted.popleft(), now)
 
+    def read_ahead_soon(self) -> None:
+        """Read ahead after this turn of the loop: the demand that comes with it goes first."""
+        self.transport.loop.call_soon(self._read_ahead_now)
+
+    def _read_ahead_now(self) -> None:
+        if self.error is None:
+            self.read_ahead()
+            self.settle()
+
     def read_ahead(self) -> None:
         raise NotImplementedError
 

@@ -123,13 +123,8 @@ class RingReplica(Replica):
             self.read_ahead()
             self.settle()
             return
-        self.transport.loop.call_soon(self._read_ahead_soon)  # the demand goes first
+        self.read_ahead_soon()
         await self._need_block(seq, header_bytes)
-
-    def _read_ahead_soon(self) -> None:
-        if self.error is None:
-            self.read_ahead()
-            self.settle()
 
     async def fetch_beyond(self, seq: int, header_bytes: int | None) -> None:
         """Have block `seq` present, which may not have been appended yet."""
@@ -138,7 +133,7 @@ class RingReplica(Replica):
             self.move_cursor(self.cursor)  # the producer may be waiting for just this
         self.planner.hint("sequential")
         self.accessed(seq, seq + 1)
-        self.transport.loop.call_soon(self._read_ahead_soon)
+        self.read_ahead_soon()
         await self._need_block(seq, header_bytes, park=True)
 
     async def _need_block(self, seq: int, header_bytes: int | None, *, park: bool = False) -> None:

@@ -26,7 +26,7 @@ from dsm.wire.frame import encode_frame
 from dsm.wire.protocol import GOING_AWAY, Limits
 from dsm.wire.status import frame_status
 from dsm.wire.v1 import wire_pb2 as pb
-from dsm_server.answers import Answer, answer, complete
+from dsm_server.answers import Answer, Frame, answer, complete
 from dsm_server.compression import Compressor
 from dsm_server.exports import Exported, Exports
 from dsm_server.leases import Leases
@@ -210,14 +210,8 @@ class PullStream:
     def _failed(self, request: Request, exported: Exported, error: DsmError) -> bytes:
         self._exporter.ended(request.id)
         self._forget(request.id)
-        header = pb.FrameHeader(
-            id=request.id, last=True, epoch=exported.info.epoch, status=frame_status(error)
-        )
-        position = exported.position
-        header.position.CopyFrom(
-            pb.Position(head=position.head, tail=position.tail, version=position.version)
-        )
-        return encode_frame(header, ())
+        frame = Frame(pb.FrameHeader(last=True, status=frame_status(error)))
+        return encode_frame(complete(frame, request, exported), ())
 
     def _park(self, request: Request, exported: Exported) -> None:
         self._exporter.parked(request.id)
