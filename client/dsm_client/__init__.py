@@ -15,10 +15,11 @@ from typing import Any
 from dsm.errors import DsmError, Overrun
 from dsm.model import Access, Gap, Kind, PathEstimate, SegmentInfo
 from dsm.segment import Block
-from dsm_client.handles import Region, Ring
 from dsm_client.loop import background
 from dsm_client.mapped import MappedRing
+from dsm_client.region import Region
 from dsm_client.remote import RemoteRing
+from dsm_client.ring import Ring
 from dsm_client.session import Described, Options, SessionCore
 
 __all__ = [

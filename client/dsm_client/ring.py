@@ -1,0 +1,174 @@
+"""`Ring`: what `session.open` returns for a ring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dsm.errors import DeadlineExceeded, OutOfRange, Overrun, UsageError
+from dsm.model import Access, Kind, OnLag
+from dsm.segment import Block
+from dsm_client.follow import Follower
+from dsm_client.handle import Handle
+from dsm_client.loop import background
+from dsm_client.mapped import MappedRing
+from dsm_client.remote import RemoteRing
+from dsm_client.sources import RingSource
+
+WANT_BYTES = 64 << 20
+"""Iterating over a range announces so much of it at a time as surely wanted."""
+
+WANT_FIRST = 64
+"""Blocks that `auto` announces first, then twice that and so on: it does not know yet whether only
+their headers will be read."""
+
+
+class Ring(Handle):
+    """A ring, wherever it is."""
+
+    kind = Kind.RING
+    _source: RingSource
+
+    @property
+    def head(self) -> int:
+        """Sequence number of the next block to be appended."""
+        return self.position.head
+
+    @property
+    def tail(self) -> int:
+        """Sequence number of the oldest block that is still there."""
+        return self.position.tail
+
+    def read(self, seq: int) -> Block:
+        """Block `seq`; negative: counted from the head, so -1 is the newest.
+
+        Its header is there; under `hybrid` its payload is fetched when it is touched. Raises
+        `Overrun`, `OutOfRange`, `ChecksumMismatch`, `NodeUnavailable`, `EpochGone`.
+        """
+        source = self._source
+        seq = self.from_head(seq)
+        block = source.present(seq)
+        return background().run(source.fetch(seq)) if block is None else block
+
+    __getitem__ = read
+
+    def blocks(self, start: int | None = None, stop: int | None = None) -> Iterator[Block]:
+        """Blocks `[start, stop)`; unless given, what is there now. The range is announced, so it
+        is fetched ahead of the reader under every method but `zero_copy`."""
+        source = self._source
+        for seq in self.announced(start, stop):
+            block = source.present(seq)
+            yield background().run(source.fetch(seq)) if block is None else block
+
+    def announced(self, start: int | None, stop: int | None) -> Iterator[int]:
+        """The sequence numbers of a range, each announced to the source before it comes."""
+        source = self._source
+        position = source.position
+        start = position.tail if start is None else start
+        stop = position.head if stop is None else stop
+        most = max(1, WANT_BYTES * source.info.slots // max(1, source.info.capacity_bytes))
+        piece = min(most, WANT_FIRST) if self._access is Access.AUTO else most
+        upto = start
+        for seq in range(start, stop):
+            if upto < stop and seq + piece // 2 >= upto:
+                source.want(upto, min(stop, upto + piece))
+                upto += piece
+                piece = min(most, 2 * piece)
+            yield seq
+
+    def from_head(self, seq: int) -> int:
+        """A negative `seq` counts from the head; raises `OutOfRange` beyond the tail."""
+        if seq >= 0:
+            return seq
+        position = self._source.position
+        if position.head + seq < position.tail:
+            raise OutOfRange(
+                f"segment {self._name!r} holds {position.head - position.tail} blocks; "
+                f"block {seq} from the head was asked for"
+            )
+        return position.head + seq
+
+    def follow(
+        self,
+        start: int | None = None,
+        on_lag: OnLag = "raise",
+        timeout_s: float | None = None,
+    ) -> Iterator[Block]:
+        """Iterate over live blocks, waiting for the next one; ends with the segment or the handle.
+
+        `start`: a sequence number; negative, so many before the head; `None`, what comes next.
+        `on_lag`: what happens when blocks were overwritten before they were read: `raise` an
+        `Overrun` that says which, `skip` and count them, or `block` the producer (of a ring that
+        was created with a deadline for that). `timeout_s`: raises `DeadlineExceeded` when nothing
+        comes for so long.
+        """
+        source = self._source
+        follower = Follower(self._name, start, on_lag, source.position)
+        self.follower = follower
+        with self.registered(source, follower) as advance:
+            while True:
+                try:
+                    block = source.present(follower.next_seq)
+                    if block is None:
+                        block = self._wait(source, follower.next_seq, timeout_s)
+                except Overrun as lag:
+                    follower.lagged(lag.gap)
+                    continue
+                follower.read()
+                yield block
+                advance(follower.next_seq)
+
+    def _wait(self, source: RingSource, seq: int, timeout_s: float | None) -> Block:
+        if isinstance(source, MappedRing):
+            block = source.wait_here(seq, timeout_s)
+            if block is None:
+                raise DeadlineExceeded(
+                    f"segment {self._name!r}: nothing was appended for {timeout_s} s"
+                )
+            return block
+        return background().run(source.wait_for(seq), timeout_s)
+
+    @contextmanager
+    def registered(self, source: RingSource, follower: Follower) -> Iterator[Any]:
+        """A producer waits for this follower, if that was asked for."""
+        if follower.on_lag != "block":
+            yield lambda seq: None
+            return
+        if not source.info.block_deadline_ms:
+            raise UsageError(
+                f"segment {self._name!r} was not created to let its producer wait; "
+                "create the ring with block_deadline_ms, or follow with 'raise' or 'skip'"
+            )
+        if isinstance(source, MappedRing):
+            with source.reader.register(follower.next_seq) as cursor:
+                yield cursor.advance
+            return
+        assert isinstance(source, RemoteRing)
+        with remote_cursor(source, follower.next_seq) as advance:
+            yield advance
+
+
+@contextmanager
+def remote_cursor(source: RemoteRing, seq: int) -> Iterator[Any]:
+    """A cursor at the node, moved on now and then."""
+    replica = source.replica
+    state = {"told_at": 0.0}
+
+    def advance(seq: int, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        replica.cursor = seq  # told at the latest when the reader waits
+        if at_once or now - state["told_at"] >= CURSOR_S:
+            state["told_at"] = now
+            background().call(replica.move_cursor, seq)
+
+    advance(seq, at_once=True)
+    try:
+        yield advance
+    finally:
+        background().call(replica.move_cursor, None)
+
+
+CURSOR_S = 0.005
+"""A producer that waits learns of a remote reader's progress so often."""
