@@ -1,9 +1,15 @@
 """`make demo`: a live segment read across a WAN, on real input, every figure measured.
 
-A node, an emulated WAN, a client, all on this machine and without privileges: a ring of packets
-captured here, and a region that holds a numpy array. Each access method reads them over the link;
-then the ring is followed live; then another process on the node's host reads with no bytes on the
-wire at all. Ctrl-C leaves nothing behind.
+A ring of packets captured here and a region that holds a numpy array are exported by a node on one
+host of an emulated WAN, and read on the other: by each access method, then live. At last another
+process on the node's host reads them, with no bytes on the wire at all.
+
+    this process ──append──▶ segments ◀── node  ◀══ WAN ══▶  demo_reader.py
+                                 ▲        host b             host a
+                                 └─mapped─ demo_reader.py
+
+Where it is permitted the hosts are network namespaces and the WAN carries packets; elsewhere both
+are this machine, and the WAN is a TCP relay. Ctrl-C leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -14,295 +20,235 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy
-from dsm_client import Session, connect
-from dsm_netem import Relay
-from packets import SNAP_BYTES, Traffic, is_of_port, live_packets, open_socket, read_capture
+import psutil
+from demo_reader import REGION, RING, Row
+from dsm_netem import ConfigError, Host, NotPermitted, Wan
+from packets import SNAP_BYTES, capture, traffic
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from dsm.segment import RingWriter, create_region, create_ring
 
-RATE_BPS = 500e6
-RTT_S = 0.080
-ARRAY_SHAPE = (8192, 8192)  # float32: 256 MiB, several seconds of the link
-READ_BYTES = 64 << 10
+RATE_BPS, RTT_S = 500e6, 0.080  # the transatlantic profile's
+ARRAY_SHAPE, ARRAY_SHAPE_QUICK = (8192, 8192), (4096, 2048)  # float32: 256 MiB, or 32
+BLOCKS, BLOCKS_QUICK = 5000, 500
+LIVE_BLOCKS, LIVE_BLOCKS_QUICK = 300, 50
 HEADER_BYTES = 54  # Ethernet, IPv4 and TCP without options
-BLOCKS = 5000
-PAYLOAD_SHARE = 0.01
-CAPTURE_S_MAX = 3.0
-LIVE_BLOCKS = 300
+READER = str(Path(__file__).with_name("demo_reader.py"))
+SPEAKING: dict[str, Any] = {  # Ctrl-C is for this process, which ends the others
+    "stdout": subprocess.PIPE,
+    "text": True,
+    "start_new_session": True,
+}
 
-console = Console()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured transfer."""
-
-    method: str
-    what: str
-    first_byte_s: float
-    total_s: float
-    useful_bytes: int
-    wire_bytes: int
-    round_trips: int
-    note: str = ""
-
-    @property
-    def rate_bps(self) -> float:
-        return self.useful_bytes * 8 / self.total_s
+console = Console(highlight=False)
 
 
 def main() -> int:
-    arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         with contextlib.ExitStack() as stack:
-            _run(stack, arguments)
-    except KeyboardInterrupt:
+            _run(stack, _arguments())
+    except (ConfigError, NotPermitted) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except _Stopped as stopped:
         console.print("\ninterrupted; everything is cleaned up")
-        return 130
+        return 128 + stopped.number
     return 0
 
 
+class _Stopped(BaseException):
+    """A signal asks to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, _frame: object) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):  # the cleaning up is not to be interrupted, too
+        signal.signal(each, signal.SIG_IGN)
+    raise _Stopped(number)
+
+
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--backend", default="auto", help="of the WAN: auto, tun, tc or relay")
+    parser.add_argument("--quick", action="store_true", help="less of everything: 10 s")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()
 
 
 def _run(stack: contextlib.ExitStack, arguments: argparse.Namespace) -> None:
     started = time.monotonic()
+    stack.callback(_end_children)
     root, cache = (_directory(stack, kind) for kind in ("root", "cache"))
-    ring, array, packets = _segments(stack, root)
-    port = stack.enter_context(node_process(root))
-    link = stack.enter_context(Relay("127.0.0.1", port, rate_bps=RATE_BPS, rtt_s=RTT_S))
-    address = f"127.0.0.1:{link.port}"
-    _say_link(address)
-    rows = _compare(address, cache, array, packets)
-    console.print(_table(rows))
-    latency = _follow_live(address, cache, ring)
-    local = _read_locally(port, array)
-    figures = {
-        "link": {"rate_bps": RATE_BPS, "rtt_s": RTT_S},
-        "rows": [{**row.__dict__, "rate_bps": row.rate_bps} for row in rows],
-        "live": latency,
-        "local": local,
-    }
+    ring, array = _segments(stack, root, arguments.quick)
+    wan = Wan("transatlantic", backend=arguments.backend, loss=0.0, jitter_s=0.0)
+    near, far = stack.enter_context(wan).hosts.values()
+    node = stack.enter_context(_node(far, root))
+    address = "{}:{}".format(*wan.address(far.name, int(node.rpartition(":")[2])))
+    link_bps = _say_link(wan)
+
+    wan.reset()
+    rows = [Row(**said["row"]) for said in _measure(near, "compare", address, root, cache)]
+    console.print(_table(rows, link_bps))
+    _say_prefetch(rows, link_bps)
+    verdict = wan.verdict()
+    console.print(f"       the run is {verdict}", style="" if verdict.valid else "yellow")
+    with _producing(ring):
+        count = LIVE_BLOCKS_QUICK if arguments.quick else LIVE_BLOCKS
+        (said,) = _measure(near, "follow", address, root, cache, count)
+    live = _say_live(said["live"])
+    (said,) = _measure(far, "local", node, cache)
+    local = _say_local(said["local"], array)
     if arguments.json:
+        link = {"backend": wan.backend, "rate_bps": RATE_BPS, "rtt_s": RTT_S, "most_bps": link_bps}
+        figures = {
+            "link": {**link, "valid": verdict.valid},
+            "rows": [{**asdict(row), "rate_bps": row.rate_bps} for row in rows],
+            "live": live,
+            "local": local,
+        }
         arguments.json.write_text(json.dumps(figures, indent=2))
     console.print(f"done in {time.monotonic() - started:.0f} s")
+
+
+def _end_children() -> None:
+    """Whatever a signal has let slip between its start and who would have ended it."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 # ── what is exported ──
 
 
 def _directory(stack: contextlib.ExitStack, kind: str) -> Path:
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    path = Path(tempfile.mkdtemp(prefix=f"dsm-demo-{kind}-", dir=base))
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+    path = Path(base, f"dsm-demo-{os.getpid()}-{kind}")
     stack.callback(shutil.rmtree, path, ignore_errors=True)
+    path.mkdir(mode=0o700)
     return path
 
 
-def _segments(stack: contextlib.ExitStack, root: Path) -> tuple[RingWriter, Any, list[bytes]]:
+def _segments(stack: contextlib.ExitStack, root: Path, quick: bool) -> tuple[RingWriter, Any]:
     """The ring with its packets and the region with its array; they stay open for writing."""
     ring = stack.enter_context(
-        create_ring(root, "capture/lo", capacity_bytes=64 << 20, header_bytes=HEADER_BYTES)
+        create_ring(root, RING, capacity_bytes=64 << 20, header_bytes=HEADER_BYTES)
     )
-    packets, origin = capture(BLOCKS)
+    packets, origin = capture(BLOCKS_QUICK if quick else BLOCKS)
     ring.append_many(packets)
-    console.print(
-        f"ring   [bold]capture/lo[/]: {len(packets)} packets, "
-        f"{sum(map(len, packets)) / 1e6:.1f} MB, {origin}"
-    )
-    array = numpy.random.default_rng(1).standard_normal(ARRAY_SHAPE, dtype=numpy.float32)
-    region = stack.enter_context(
-        create_region(root, "model/weights", dtype="<f4", shape=ARRAY_SHAPE)
-    )
+    size = f"{sum(map(len, packets)) / 1e6:.1f} MB"
+    console.print(f"ring   [bold]{RING}[/]: {len(packets)} packets, {size}, {origin}")
+    shape = ARRAY_SHAPE_QUICK if quick else ARRAY_SHAPE
+    array = numpy.random.default_rng(1).standard_normal(shape, dtype=numpy.float32)
+    region = stack.enter_context(create_region(root, REGION, dtype="<f4", shape=shape))
     with region.write() as view:
         view[:] = array.data.cast("B")
-    console.print(f"region [bold]model/weights[/]: float32 {ARRAY_SHAPE}, {array.nbytes >> 20} MiB")
-    return ring, array, packets
-
-
-def capture(count: int) -> tuple[list[bytes], str]:
-    """So many packets of a web server and its client on loopback, and where they are from."""
-    sock = open_socket()
-    packets: list[bytes] = []
-    if sock is None:
-        recorded = read_capture()
-        packets = [recorded[i % len(recorded)] for i in range(count)]
-        return packets, "of a recorded capture (AF_PACKET is not allowed here)"
-    stop = threading.Event()
-    timer = threading.Timer(CAPTURE_S_MAX, stop.set)
-    timer.start()
-    with sock, Traffic(per_second=1000) as traffic:
-        for packet in live_packets(sock, stop):
-            if is_of_port(packet, traffic.port):
-                packets.append(packet)
-            if len(packets) == count:
-                break
-    timer.cancel()
-    seen = len(packets)
-    packets = [packets[i % seen] for i in range(count)]
-    more = "" if seen == count else f", the first {seen} repeated"
-    return packets, f"captured on lo just now{more}"
+    console.print(f"region [bold]{REGION}[/]: float32 {shape}, {array.nbytes >> 20} MiB")
+    return ring, array
 
 
 @contextlib.contextmanager
-def node_process(root: Path) -> Iterator[int]:
-    """A node as a process of its own; gives its port."""
-    command = [sys.executable, "-m", "dsm_server.daemon", "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen(
-        [*command, "--root", str(root)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+def _producing(ring: RingWriter) -> Iterator[None]:
+    """Packets go on being appended meanwhile."""
+    stop = threading.Event()
+    producer = threading.Thread(target=_produce, args=(ring, stop), daemon=True)
+    producer.start()
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        yield int(line.rsplit(":", 1)[1])
+        yield
     finally:
-        process.terminate()
-        process.wait()
+        stop.set()
+        producer.join()
 
 
-def _say_link(address: str) -> None:
-    console.print(
-        f"link   {RATE_BPS / 1e6:.0f} Mbit/s, {RTT_S * 1e3:.0f} ms round trip, "
-        f"BDP {RATE_BPS * RTT_S / 8e6:.1f} MB, no loss:\n"
-        f"       a TCP relay on this machine, at {address}\n"
-    )
+def _produce(ring: RingWriter, stop: threading.Event) -> None:
+    for packet in traffic(stop):
+        ring.append(packet)
 
 
-# ── the four methods ──
+# ── who serves and who reads ──
 
 
-def _compare(address: str, cache: Path, array: Any, packets: list[bytes]) -> list[Row]:
-    truth = array.data.cast("B")
-    rows: list[Row] = []
-    with Progress(
+@contextlib.contextmanager
+def _node(host: Host, root: Path) -> Iterator[str]:
+    """A node on a host; gives its address there."""
+    command = [sys.executable, "-m", "dsm_server.daemon", "--insecure", "--root", str(root)]
+    command += ["--listen", f"{host.ipv4}:0"]
+    with host.running(command, **SPEAKING) as process:
+        assert process.stdout is not None
+        if not (line := process.stdout.readline()):
+            raise SystemExit("demo: the node did not start")
+        yield line.split()[-1]
+
+
+def _measure(host: Host, *words: object) -> list[dict[str, Any]]:
+    """Runs the reader on a host, shows how far it is, and gives what it found."""
+    found = []
+    command = [sys.executable, READER, *map(str, words)]
+    with _progress() as progress, host.running(command, **SPEAKING) as process:
+        assert process.stdout is not None
+        task = progress.add_task("connecting")
+        for line in process.stdout:
+            said = json.loads(line)
+            if "doing" in said:
+                progress.update(task, description=said["doing"], completed=said["share"] * 100)
+            else:
+                found.append(said)
+        if code := process.wait():
+            raise SystemExit(code)
+    return found
+
+
+def _progress() -> Progress:
+    return Progress(
         TextColumn("{task.description:<44}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         console=console,
         transient=True,
-    ) as progress:
-        for method in ("zero_copy", "copy_once", "prefetch", "auto"):
-            size = array.nbytes if method in ("prefetch", "auto") else 16 * READ_BYTES
-            with _session(address, cache) as session:
-                rows.append(_read_region(progress, session, method, truth, size))
-        with _session(address, cache) as session:
-            rows.append(_read_whole(progress, session, truth, 64 << 20))
-        for method in ("copy_once", "hybrid", "prefetch", "auto"):
-            with _session(address, cache) as session:
-                rows += _scan_headers(progress, session, method, packets)
-    return rows
+        disable=not console.is_terminal,
+    )
 
 
-@contextlib.contextmanager
-def _session(address: str, cache: Path) -> Iterator[Session]:
-    """A session that never maps, with shadows of its own: a client that has nothing yet."""
-    own = Path(tempfile.mkdtemp(dir=cache))
-    with connect(f"dsm://{address}", map_local=False, cache=str(own), compress=False) as session:
-        yield session
-    shutil.rmtree(own)
+# ── what is said ──
 
 
-def _read_region(
-    progress: Progress, session: Session, method: str, truth: memoryview, size: int
-) -> Row:
-    """Sequential reads of 64 KiB, each compared with the original."""
-    task = progress.add_task(f"{method}: array in 64 KiB reads", total=size)
-    region = session.open("model/weights", access=method)
-    before, started, first = session.stats(), time.perf_counter(), 0.0
-    for offset in range(0, size, READ_BYTES):
-        view = region.read(offset, READ_BYTES)
-        first = first or time.perf_counter() - started
-        _check(view == truth[offset : offset + READ_BYTES], f"region at {offset}")
-        progress.update(task, completed=offset + READ_BYTES)
-    total = time.perf_counter() - started
-    chosen = region.method if method == "auto" else ""
-    return _row(session, before, method, "array in 64 KiB reads", first, total, size, chosen)
+def _say_link(wan: Wan) -> float:
+    """Says what the link is; gives the most that it can carry, in bits per second."""
+    link_bps = wan.goodput_bps("b", "a")
+    assert link_bps is not None
+    kinds = {"relay": "a TCP relay on this machine", "tc": "packets through the kernel's netem"}
+    kind = kinds.get(wan.backend, "packets between network namespaces")
+    console.print(
+        f"link   {RATE_BPS / 1e6:.0f} Mbit/s, {RTT_S * 1e3:.0f} ms round trip, no loss: "
+        f"BDP {RATE_BPS * RTT_S / 8e6:.1f} MB, payload {link_bps / 1e6:.1f} Mbit/s\n"
+        f"       {wan.backend}: {kind}"
+    )
+    for lack in wan.cannot:
+        console.print(f"       without {lack}", style="dim")
+    for reason in wan.passed_over:
+        console.print(f"       not {reason}", style="dim")
+    console.print()
+    return link_bps
 
 
-def _read_whole(progress: Progress, session: Session, truth: memoryview, size: int) -> Row:
-    """One bulk read: what copy_once is for."""
-    task = progress.add_task(f"copy_once: array, one read of {size >> 20} MiB", total=None)
-    region = session.open("model/weights", access="copy_once")
-    before, started = session.stats(), time.perf_counter()
-    view = region.read(0, size)
-    total = time.perf_counter() - started
-    _check(view == truth[:size], "region")
-    progress.update(task, total=1, completed=1)
-    what = f"{size >> 20} MiB of it at once"
-    return _row(session, before, "copy_once", what, total, total, size)
-
-
-def _scan_headers(
-    progress: Progress, session: Session, method: str, packets: list[bytes]
-) -> list[Row]:
-    """All headers; then the payload of every hundredth packet, one after the other."""
-    task = progress.add_task(f"{method}: headers, 1 % of payloads", total=len(packets))
-    ring = session.open("capture/lo", access=method)
-    before, started, first, size = session.stats(), time.perf_counter(), 0.0, 0
-    wanted = []
-    for block in ring.blocks(0, len(packets)):
-        first = first or time.perf_counter() - started
-        _check(block.header == packets[block.seq][:HEADER_BYTES], f"header {block.seq}")
-        size += len(block.header)
-        if block.seq % int(1 / PAYLOAD_SHARE) == 0:
-            wanted.append(block)
-        progress.update(task, completed=block.seq + 1)
-    total = time.perf_counter() - started
-    what = f"{len(packets)} packet headers"
-    rows = [_row(session, before, method, what, first, total, size, f"{total / RTT_S:.1f} RTT")]
-    before, started, first, size = session.stats(), time.perf_counter(), 0.0, 0
-    for block in wanted:
-        payload = block.payload
-        first = first or time.perf_counter() - started
-        _check(payload == packets[block.seq][HEADER_BYTES:], f"payload {block.seq}")
-        size += len(payload)
-    total = time.perf_counter() - started
-    what = f"  then {len(wanted)} payloads"
-    return [*rows, _row(session, before, method, what, first, total, size)]
-
-
-def _row(
-    session: Session,
-    before: dict[str, int],
-    method: str,
-    what: str,
-    first: float,
-    total: float,
-    useful: int,
-    note: str = "",
-) -> Row:
-    after = session.stats()
-    wire = after["bytes_received"] + after["bytes_sent"]
-    wire -= before["bytes_received"] + before["bytes_sent"]
-    trips = after["round_trips"] - before["round_trips"]
-    return Row(method, what, first, total, useful, wire, trips, note)
-
-
-def _check(same: bool, where: str) -> None:
-    if not same:
-        raise SystemExit(f"demo: {where} is not what was written: this is a bug")
-
-
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[Row], link_bps: float) -> Table:
     title = "the four methods over the link; every byte was compared"
     table = Table(title=title, box=None, padding=(0, 1, 0, 0))
     for name in ("method", "what is read"):
@@ -311,96 +257,50 @@ def _table(rows: list[Row]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for row in rows:
+        round_trips = f"{row.total_s / RTT_S:.1f} RTT" if "headers" in row.what else ""
         table.add_row(
             row.method,
             row.what,
             f"{row.first_byte_s * 1e3:.0f}",
             f"{row.total_s:.2f}",
             f"{row.rate_bps / 1e6:.1f}" if row.round_trips else "",
-            f"{row.rate_bps / RATE_BPS:.0%}" if row.round_trips else "",
+            f"{row.rate_bps / link_bps:.0%}" if row.round_trips else "",
             f"{row.wire_bytes / 1e6:.2f}",
             str(row.round_trips),
-            row.note,
+            row.note or round_trips,
         )
     return table
 
 
-# ── live, and local ──
-
-
-def _follow_live(address: str, cache: Path, ring: RingWriter) -> dict[str, float]:
-    """Packets as they are captured: from the append to the reader's hands, same clock."""
-    stop = threading.Event()
-    producer = threading.Thread(target=_produce, args=(ring, stop), daemon=True)
-    latencies: list[float] = []
-    with _session(address, cache) as session:
-        remote = session.open("capture/lo", access="prefetch")
-        producer.start()
-        try:
-            for block in remote.follow(timeout_s=10):
-                latencies.append((time.time_ns() - block.timestamp_ns) / 1e6)
-                if len(latencies) == LIVE_BLOCKS:
-                    break
-        finally:
-            stop.set()
-            producer.join()
-    latencies.sort()
-    figures = {
-        "p50_ms": statistics.median(latencies),
-        "p99_ms": latencies[int(len(latencies) * 0.99)],
-        "half_rtt_ms": RTT_S * 500,
-    }
+def _say_prefetch(rows: list[Row], link_bps: float) -> None:
+    row = next(row for row in rows if row.method == "prefetch")
     console.print(
-        f"\nlive: {LIVE_BLOCKS} packets followed, append to reader: "
-        f"p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms "
-        f"(the path alone takes {figures['half_rtt_ms']:.0f} ms one way)"
+        f"\nprefetch: {row.useful_bytes >> 20} MiB from a new session at "
+        f"[bold]{row.rate_bps / link_bps:.0%}[/] of what the link can carry,\n"
+        f"       start included; the second half of it at "
+        f"[bold]{row.second_half_bps / link_bps:.1%}[/]"
     )
-    return figures
 
 
-def _produce(ring: RingWriter, stop: threading.Event) -> None:
-    """Append live packets (or recorded ones, at 150 a second)."""
-    sock = open_socket()
-    if sock is None:
-        recorded = read_capture()
-        while not stop.wait(1 / 150):
-            ring.append(recorded[ring.head % len(recorded)])
-        return
-    with sock, Traffic(per_second=15) as traffic:
-        for packet in live_packets(sock, stop):
-            if is_of_port(packet, traffic.port):
-                ring.append(packet)
-
-
-_LOCAL = """
-import sys, time, json, dsm_client
-with dsm_client.connect(sys.argv[1]) as session:
-    region = session.open("model/weights")
-    started = time.perf_counter()
-    with region.snapshot() as view:
-        total = sum(view[::4096])
-    elapsed = time.perf_counter() - started
-    ring = session.open("capture/lo")
-    headers = sum(len(block.header) for block in ring.blocks())
-    stats = session.stats()
-    print(json.dumps({"mapped": region.is_mapped and ring.is_mapped, "seconds": elapsed,
-                      "array_bytes": region.nbytes, "header_bytes": headers, "checksum": total,
-                      "wire_bytes": stats["bytes_received"] + stats["bytes_sent"]}))
-"""
-
-
-def _read_locally(port: int, array: Any) -> dict[str, Any]:
-    """Another process on the node's host: it finds out by itself that it is local, and maps."""
-    command = [sys.executable, "-c", _LOCAL, f"dsm://127.0.0.1:{port}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    figures: dict[str, Any] = json.loads(done.stdout)
-    truth = array.data.cast("B")
-    _check(figures["mapped"] and figures["checksum"] == sum(truth[::4096]), "the mapped array")
+def _say_live(live: dict[str, Any]) -> dict[str, Any]:
     console.print(
-        f"local: a second process mapped both ({figures['array_bytes'] >> 20} MiB array touched in "
-        f"{figures['seconds'] * 1e3:.0f} ms): [bold]{figures['wire_bytes']} bytes on the wire[/]"
+        f"live:  {live['blocks']} packets, from append to reader p50 {live['p50_ms']:.1f} ms, "
+        f"p99 {live['p99_ms']:.1f} ms\n"
+        f"       (the path alone takes {RTT_S * 500:.0f} ms one way)"
     )
-    return figures
+    return live
+
+
+def _say_local(local: dict[str, Any], array: Any) -> dict[str, Any]:
+    if not local["mapped"] or local["checksum"] != sum(array.data.cast("B")[::4096]):
+        raise SystemExit("demo: the mapped array is not what was written: this is a bug")
+    console.print(
+        f"local: another process, on the node's host, mapped both: "
+        f"[bold]{local['wire_bytes']} bytes on the wire[/]\n"
+        f"       ({local['array_bytes'] >> 20} MiB array touched in "
+        f"{local['seconds'] * 1e3:.0f} ms)"
+    )
+    return local
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import itertools
 import socket
 import struct
 import threading
@@ -20,6 +21,8 @@ CAPTURE_FILE = Path(__file__).resolve().parents[2] / "tests" / "data" / "loopbac
 
 SNAP_BYTES = 1514
 """Loopback packets are up to 64 KiB; what a wire would carry is kept."""
+
+CAPTURE_S_MAX = 3.0
 
 _PCAP = struct.Struct("<IHHiIII")
 _PACKET = struct.Struct("<IIII")
@@ -42,6 +45,45 @@ def live_packets(sock: socket.socket, stop: threading.Event) -> Iterator[bytes]:
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             yield sock.recv(65535)[:SNAP_BYTES]
+
+
+def capture(count: int) -> tuple[list[bytes], str]:
+    """So many packets of a web server and its client on loopback, and where they are from."""
+    sock = open_socket()
+    if sock is None:
+        recorded = read_capture()
+        packets = [recorded[i % len(recorded)] for i in range(count)]
+        return packets, "of a recorded capture (AF_PACKET is not allowed here)"
+    stop, packets = threading.Event(), []
+    timer = threading.Timer(CAPTURE_S_MAX, stop.set)
+    timer.daemon = True
+    timer.start()
+    with sock, Traffic(per_second=1000) as made:
+        for packet in live_packets(sock, stop):
+            if is_of_port(packet, made.port):
+                packets.append(packet)
+            if len(packets) == count:
+                break
+    timer.cancel()
+    seen = len(packets)
+    packets = [packets[i % seen] for i in range(count)]
+    more = "" if seen == count else f", the first {seen} repeated"
+    return packets, f"captured on lo just now{more}"
+
+
+def traffic(stop: threading.Event) -> Iterator[bytes]:
+    """Live packets of the same kind, or recorded ones at 150 a second, until `stop`."""
+    sock = open_socket()
+    if sock is None:
+        for packet in itertools.cycle(read_capture()):
+            if stop.wait(1 / 150):
+                return
+            yield packet
+        return
+    with sock, Traffic(per_second=15) as made:
+        for packet in live_packets(sock, stop):
+            if is_of_port(packet, made.port):
+                yield packet
 
 
 def read_capture(path: Path = CAPTURE_FILE) -> list[bytes]:

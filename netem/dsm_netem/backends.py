@@ -32,6 +32,9 @@ class Backend(Protocol):
     def address(self, host: str, port: int) -> tuple[str, int]:
         """Where the other hosts reach a TCP port of this one."""
 
+    def goodput_bps(self, config: LinkConfig) -> float | None:
+        """The most that TCP gets over a link that is configured so."""
+
     def change(self, ways: Sequence[Way], updates: Mapping[str, Any]) -> None:
         """Changes directions of links while they run. Raises `ConfigError`."""
 
@@ -71,6 +74,9 @@ class _Holder:
 
     def address(self, host: str, port: int) -> tuple[str, int]:
         return self.hosts[host].ipv4, port
+
+    def goodput_bps(self, config: LinkConfig) -> float | None:
+        return config.goodput_bps(min(host.settings["mtu"] for host in self.hosts.values()))
 
     def change(self, ways: Sequence[Way], updates: Mapping[str, Any]) -> None:
         self._child.command("change", ways=list(ways), updates=dict(updates))
@@ -132,6 +138,9 @@ class RelayBackend:
             self._relays[port] = relay.start()
         relay = self._relays[port]
         return relay.host, relay.port
+
+    def goodput_bps(self, config: LinkConfig) -> float | None:
+        return config.mean_rate_bps
 
     def change(self, ways: Sequence[Way], updates: Mapping[str, Any]) -> None:
         for relay in self._relays.values():

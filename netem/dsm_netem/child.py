@@ -47,7 +47,7 @@ class Child:
         watchdog.start()
         try:
             self.answer = self._exchange({"parent_pid": os.getpid(), **setup})
-        except ChildError:
+        except BaseException:  # Ctrl-C, too, leaves no process
             self.close()
             raise
         finally:

@@ -22,6 +22,7 @@ Outage = Literal["none", "drop", "hold"]
 RATE_MIN_BPS = 1_000  # one packet in 12 s; anything slower is a typing mistake
 RATE_MAX_BPS = 1e12
 DELAY_MAX_S = 60.0  # TCP itself gives up soon after
+TCP_HEADERS_BYTES = 52  # IPv4, and TCP with time stamps
 
 
 class ConfigError(ValueError):
@@ -175,6 +176,13 @@ class LinkConfig:
     def mean_rate_bps(self) -> float | None:
         """The rate, or the trace's long-run one; `None` where unshaped."""
         return self.trace.mean_rate_bps if self.trace else self.rate_bps
+
+    def goodput_bps(self, mtu_bytes: int = 1500) -> float | None:
+        """The most that TCP can carry: payload of full packets; `None` where unshaped."""
+        if self.mean_rate_bps is None:
+            return None
+        share = (mtu_bytes - TCP_HEADERS_BYTES) / (mtu_bytes + self.overhead_bytes)
+        return self.mean_rate_bps * share
 
 
 _DEFAULT = LinkConfig()

@@ -91,6 +91,14 @@ class Wan:
         """Where the other hosts reach this host's TCP port; with the relay, another port."""
         return self._running().address(host, port)
 
+    def goodput_bps(self, start: str, end: str) -> float | None:
+        """The most that TCP gets over the link from `start` to `end`, as it was configured.
+
+        With packets, framing and headers are taken off; a relay's rate is that of the byte
+        streams. `None` where unshaped.
+        """
+        return self._running().goodput_bps(self.topology.directions()[start, end])
+
     def change(self, updates: Mapping[str, Any], *, one_way: tuple[str, str] | None = None) -> None:
         """Changes fields of the links' `LinkConfig`s from now on: all, or one direction.
 

@@ -15,6 +15,7 @@ from dsm_netem.profiles import profile, profiles
 from dsm_netem.tc import left_out, netem_arguments
 from dsm_netem.topology import Path, Topology
 from dsm_netem.validity import judge
+from dsm_netem.wan import Wan
 
 FOLDER = FilePath(dsm_netem.__file__).parent
 
@@ -92,6 +93,15 @@ def test_overrides_replace_figures_and_a_rate_replaces_a_trace():
 def test_impossible_overrides_are_refused(overrides):
     with pytest.raises(ConfigError):
         profile("transatlantic", **overrides).path()
+
+
+def test_framing_and_headers_are_taken_off_what_a_link_can_carry():
+    link = profile("transatlantic").path().there
+    assert link.goodput_bps() == pytest.approx(500e6 * 1448 / 1538)
+    assert link.goodput_bps(9000) == pytest.approx(500e6 * 8948 / 9038)
+    assert LinkConfig().goodput_bps() is None
+    with Wan("transatlantic", backend="relay") as wan:  # of byte streams
+        assert wan.goodput_bps("b", "a") == 500e6
 
 
 def test_what_is_not_there_is_named():

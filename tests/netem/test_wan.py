@@ -216,6 +216,11 @@ def test_a_congestion_control_that_is_not_there_is_refused(wan):
         wan(path(), host=HostConfig(congestion="newvegas"))
 
 
+def test_goodput_knows_the_mtu_of_the_hosts(wan):
+    emulated = wan(path(100e6, overhead_bytes=38), host=HostConfig(mtu=9000))
+    assert emulated.goodput_bps("a", "b") == pytest.approx(100e6 * 8948 / 9038)
+
+
 def test_statistics_tell_what_ran_and_whether_to_believe_it(wan):
     emulated = wan("metro", seed=3)
     near, far = emulated.hosts.values()
