@@ -230,6 +230,8 @@ class Transport:
 
     def lane_connected(self, lane: int) -> None:
         self._connected_lanes.add(lane)
+        self.puller.lane_connected(lane, self.now())
+        self.pump_soon()
         if self._giving_up is not None:
             self._giving_up.cancel()
             self._giving_up = None

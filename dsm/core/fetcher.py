@@ -4,7 +4,7 @@ One per open handle. The index space is sequence numbers (ring) or pages (region
 three things apart: what is **present** (the shadow knows), what is **requested** (under way through
 the `Puller`), and what is **awaited** (readers blocked on an extent).
 
-    awaited(token, a, b)       ──▶ missing − requested ──▶ Puller.submit, cut into requests
+    awaited(token, extents)    ──▶ missing − requested ──▶ Puller.submit, cut into requests
     accessed(a, b)             ──▶ planner ──▶ the same, speculative
                                                  │
     arrived(id, a, b) ◀── shadow was filled ◀── frames
@@ -12,7 +12,8 @@ the `Puller`), and what is **awaited** (readers blocked on an extent).
     ended(id) / interrupted(id) ──▶ what is still missing of it is requested again
 
 `header_bytes` tells how much of each unit is meant: a number for the leading bytes of blocks,
-`None` for all of it (always `None` for pages).
+`None` for all of it (always `None` for pages). Of scattered extents, one request takes as many as
+its wording allows: any number of pages' runs, but one run of blocks.
 
 Invariants: a unit is never requested twice at the same depth at the same time; a request that ends
 without progress is repeated at the most `ATTEMPTS_MAX` times; every waiter is woken exactly once.
@@ -20,14 +21,14 @@ without progress is repeated at the most `ATTEMPTS_MAX` times; every waiter is w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dsm.core.extents import ExtentSet
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller
-from dsm.core.reads import Read, Urgency
+from dsm.core.reads import Read, ReadPages, Urgency
 from dsm.core.sizes import REQUEST_BYTES_MAX
 from dsm.errors import DsmError, Overrun
 from dsm.model import Extent
@@ -38,6 +39,9 @@ ATTEMPTS_MAX = 3
 AHEAD = 4
 """Windows of the path that may lie ahead of the reader: one in flight, one for what arrived while a
 lane that lost a segment holds up the rest, and as much again where it loses the next at once."""
+
+EXTENTS_MAX = 1024
+"""In one request: 10 KB of it, and a quarter of what one message may hold (`RUNS_MAX`)."""
 
 PARKED_REQUESTS = 4
 """Requests that cover what is asked for beyond the head of a live ring."""
@@ -64,7 +68,7 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class _Request:
-    extent: Extent
+    extents: tuple[Extent, ...]
     header_bytes: int | None
     urgency: Urgency
     park: bool
@@ -73,11 +77,21 @@ class _Request:
     """What of it has not arrived: what has may be requested again meanwhile."""
     progressed: bool = False
 
+    @property
+    def start(self) -> int:
+        return self.extents[0].start
+
+    @property
+    def stop(self) -> int:
+        return self.extents[-1].stop
+
 
 @dataclass(slots=True)
 class _Waiter:
-    extent: Extent
+    extents: tuple[Extent, ...]
     header_bytes: int | None
+    left: ExtentSet
+    """What it waits for."""
 
 
 class Fetcher:
@@ -113,12 +127,24 @@ class Fetcher:
         self, token: int, start: int, stop: int, header_bytes: int | None, *, park: bool = False
     ) -> None:
         """A reader is blocked until `[start, stop)` is present; it will be in `woken`."""
-        if not self.presence.missing(start, stop, header_bytes):
+        self.awaited_all(token, (Extent(start, stop),), header_bytes, park=park)
+
+    def awaited_all(
+        self,
+        token: int,
+        extents: Sequence[Extent],
+        header_bytes: int | None,
+        *,
+        park: bool = False,
+    ) -> None:
+        """A reader is blocked until all of these are present; disjoint, in order."""
+        left = ExtentSet(m for extent in extents for m in self._missing(extent, header_bytes))
+        if not left.total:
             self.woken.append((token, None))
             return
-        self._waiters[token] = _Waiter(Extent(start, stop), header_bytes)
-        self._promote(start, stop, header_bytes)
-        self._request(start, stop, header_bytes, Urgency.AWAITED, park=park)
+        self._waiters[token] = _Waiter(tuple(extents), header_bytes, left)
+        self._promote(left, header_bytes)
+        self._request(left, header_bytes, Urgency.AWAITED, park=park)
 
     def given_up(self, token: int) -> None:
         """The reader went away (deadline, close): its reads are left to arrive."""
@@ -128,15 +154,19 @@ class Fetcher:
         self, start: int, stop: int, header_bytes: int | None, *, park: bool = False
     ) -> None:
         """It will surely be read: request what is missing, in order, as the window allows."""
-        self._request(start, stop, header_bytes, Urgency.WANTED, park=park)
+        self._request((Extent(start, stop),), header_bytes, Urgency.WANTED, park=park)
 
     def accessed(self, start: int, stop: int, now: float) -> None:
         """A reader read this; feeds the planner."""
-        hits = self._speculated.intersection(start, stop)
-        for hit in hits:
+        self.used(start, stop)
+        self.planner.accessed(start, stop, now)
+
+    def used(self, start: int, stop: int) -> None:
+        """Read as one of a list, which says nothing of what is read next: what had been read ahead
+        was worth it."""
+        for hit in self._speculated.intersection(start, stop):
             self.planner.hit(hit.start, hit.stop)
             self._speculated.discard(hit.start, hit.stop)
-        self.planner.accessed(start, stop, now)
 
     def plan_ahead(self, now: float, header_bytes: int | None, *, park_units: int = 0) -> None:
         """Ask the planner what to read ahead, and request it; cancel what became stale.
@@ -162,14 +192,12 @@ class Fetcher:
         )
         for extent in plan:
             self._speculated.add(extent.start, extent.stop)
-            self._request(
-                extent.start, extent.stop, header_bytes, Urgency.SPECULATIVE, park=park_units > 0
-            )
+            self._request((extent,), header_bytes, Urgency.SPECULATIVE, park=park_units > 0)
 
     def cancel(self, extent: Extent, now: float) -> None:
         """Drop speculative requests that lie within `extent`."""
         for id, request in list(self._requests.items()):
-            inside = extent.start <= request.extent.start and request.extent.stop <= extent.stop
+            inside = extent.start <= request.start and request.stop <= extent.stop
             if inside and request.urgency is Urgency.SPECULATIVE and not self._is_awaited(request):
                 self._forget(id)
                 self.puller.cancel(id, now)
@@ -197,19 +225,19 @@ class Fetcher:
         request = self._forget(id)
         if request is None:
             return
-        start, stop = request.extent
+        start, stop = request.start, request.stop
         if isinstance(error, Overrun) and start <= error.gap.last < stop - 1:
             # What lies behind the gap is still there, and was not answered.
-            self._fail(Extent(start, error.gap.last + 1), error)
-            request.extent = Extent(error.gap.last + 1, stop)
+            self._fail((Extent(start, error.gap.last + 1),), error)
+            request.extents = (Extent(error.gap.last + 1, stop),)
             self._repeat(request, request.attempt)
             return
         if error is not None:
-            self._fail(request.extent, error)
+            self._fail(request.extents, error)
             return
         attempt = 0 if request.progressed else request.attempt + 1
         if attempt >= ATTEMPTS_MAX:
-            self._fail(request.extent, DsmError(f"{self.segment}: no progress"))
+            self._fail(request.extents, DsmError(f"{self.segment}: no progress"))
             return
         self._repeat(request, attempt)
 
@@ -235,8 +263,7 @@ class Fetcher:
         """The shadow changed otherwise (it moved to another version): wake or request again."""
         for token, waiter in list(self._waiters.items()):
             self._waiters.pop(token)
-            extent = waiter.extent
-            self.awaited(token, extent.start, extent.stop, waiter.header_bytes)
+            self.awaited_all(token, waiter.extents, waiter.header_bytes)
 
     @property
     def is_waiting(self) -> bool:
@@ -245,11 +272,24 @@ class Fetcher:
     # ── inside ──
 
     def _request(
-        self, start: int, stop: int, header_bytes: int | None, urgency: Urgency, *, park: bool
+        self,
+        extents: Iterable[Extent],
+        header_bytes: int | None,
+        urgency: Urgency,
+        *,
+        park: bool,
+        attempt: int = 0,
     ) -> None:
-        for lacking in self._lacking(start, stop, header_bytes):
-            for extent, parked in self._split_at_head(lacking, park):
-                self._submit_pieces(extent, header_bytes, urgency, parked)
+        pieces = [
+            piece
+            for extent in extents
+            for lacking in self._lacking(extent.start, extent.stop, header_bytes)
+            for piece in self._split_at_head(lacking, park)
+        ]
+        for parked in (False, True):
+            lacking = [extent for extent, is_parked in pieces if is_parked is parked]
+            if lacking:
+                self._submit(lacking, header_bytes, urgency, parked, attempt)
 
     def _split_at_head(self, extent: Extent, park: bool) -> list[tuple[Extent, bool]]:
         head = self.source.limit.stop
@@ -260,31 +300,49 @@ class Fetcher:
             pieces.append((Extent(max(extent.start, head), extent.stop), True))
         return pieces
 
-    def _submit_pieces(
+    def _submit(
         self,
-        extent: Extent,
+        extents: Sequence[Extent],
         header_bytes: int | None,
         urgency: Urgency,
         park: bool,
-        attempt: int = 0,
+        attempt: int,
     ) -> None:
-        unit = self.source.unit_bytes(header_bytes)
-        units = extent.length if park else max(1, int(self.puller.request_bytes / unit))
+        """Cut into requests, and hand them to the puller."""
+        unit, total = self.source.unit_bytes(header_bytes), sum(e.length for e in extents)
+        units = total if park else max(1, int(self.puller.request_bytes / unit))
         window, most = int(self.puller.window_bytes / unit), int(REQUEST_BYTES_MAX / unit)
-        for piece in _pieces(extent, units, max(1, window), max(units, most)):
-            id = self.puller.submit(
-                self.segment,
-                self.epoch,
-                self.source.read(piece, header_bytes, park=park),
-                bytes_expected=max(1, int(piece.length * unit)),
-                urgency=urgency,
-                parked=park,
-                owner=self.owner,
-                read_bytes=int(extent.length * unit),
-            )
-            left = ExtentSet([piece])
-            self._requests[id] = _Request(piece, header_bytes, urgency, park, attempt, left)
-            self._requested_at(header_bytes).add(piece.start, piece.stop)
+        for batch in _batches(extents, units, max(1, window), max(units, most)):
+            for read, asked in self._worded(batch, header_bytes, park):
+                id = self.puller.submit(
+                    self.segment,
+                    self.epoch,
+                    read,
+                    bytes_expected=max(1, int(sum(e.length for e in asked) * unit)),
+                    urgency=urgency,
+                    parked=park,
+                    owner=self.owner,
+                    read_bytes=int(total * unit),
+                )
+                left = ExtentSet(asked)
+                self._requests[id] = _Request(asked, header_bytes, urgency, park, attempt, left)
+                for extent in asked:
+                    self._requested_at(header_bytes).add(*extent)
+
+    def _worded(
+        self, batch: tuple[Extent, ...], header_bytes: int | None, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
+        """The reads that ask for it: one where they can be joined."""
+        read = self.source.read(batch[0], header_bytes, park=park)
+        if isinstance(read, ReadPages):
+            yield replace(read, need=batch), batch
+            return
+        yield read, batch[:1]
+        for extent in batch[1:]:
+            yield self.source.read(extent, header_bytes, park=park), (extent,)
+
+    def _missing(self, extent: Extent, header_bytes: int | None) -> list[Extent]:
+        return self.presence.missing(extent.start, extent.stop, header_bytes)
 
     def _lacking(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
         """What is neither present nor requested at this depth or deeper."""
@@ -295,18 +353,16 @@ class Fetcher:
                 lacking = [part for e in lacking for part in requested.missing(e.start, e.stop)]
         return lacking
 
-    def _promote(self, start: int, stop: int, header_bytes: int | None) -> None:
+    def _promote(self, left: ExtentSet, header_bytes: int | None) -> None:
         for id, request in self._requests.items():
-            overlaps = request.extent.start < stop and start < request.extent.stop
-            if overlaps and request.header_bytes in (header_bytes, None):
+            if request.header_bytes in (header_bytes, None) and _overlap(left, request.extents):
                 self.puller.promote(id)
 
     def _repeat(self, request: _Request, attempt: int) -> None:
-        extent = request.extent
         urgency = Urgency.AWAITED if self._is_awaited(request) else request.urgency
-        for lacking in self._lacking(extent.start, extent.stop, request.header_bytes):
-            for piece, parked in self._split_at_head(lacking, request.park):
-                self._submit_pieces(piece, request.header_bytes, urgency, parked, attempt)
+        self._request(
+            request.extents, request.header_bytes, urgency, park=request.park, attempt=attempt
+        )
 
     def _forget(self, id: int) -> _Request | None:
         request = self._requests.pop(id, None)
@@ -319,36 +375,52 @@ class Fetcher:
         return self._requested.setdefault(header_bytes, ExtentSet())
 
     def _is_awaited(self, request: _Request) -> bool:
-        return any(
-            waiter.extent.start < request.extent.stop and request.extent.start < waiter.extent.stop
-            for waiter in self._waiters.values()
-        )
+        return any(_overlap(waiter.left, request.extents) for waiter in self._waiters.values())
 
     def _wake(self, start: int, stop: int) -> None:
         for token, waiter in list(self._waiters.items()):
-            extent = waiter.extent
-            touched = extent.start < stop and start < extent.stop
-            if touched and not self.presence.missing(*extent, waiter.header_bytes):
+            for part in waiter.left.intersection(start, stop):
+                waiter.left.discard(*part)
+                for lacking in self._missing(part, waiter.header_bytes):
+                    waiter.left.add(*lacking)
+            if not waiter.left.total:
                 del self._waiters[token]
                 self.woken.append((token, None))
 
-    def _fail(self, extent: Extent, error: DsmError) -> None:
+    def _fail(self, extents: Sequence[Extent], error: DsmError) -> None:
         for token, waiter in list(self._waiters.items()):
-            if waiter.extent.start < extent.stop and extent.start < waiter.extent.stop:
+            if _overlap(ExtentSet(waiter.extents), extents):
                 del self._waiters[token]
                 self.woken.append((token, error))
 
 
-def _pieces(extent: Extent, units: int, window_units: int, units_max: int) -> Iterator[Extent]:
+def _overlap(units: ExtentSet, extents: Iterable[Extent]) -> bool:
+    return any(units.intersection(start, stop) for start, stop in extents)
+
+
+def _batches(
+    extents: Iterable[Extent], units: int, window_units: int, units_max: int
+) -> Iterator[tuple[Extent, ...]]:
     """Cut into pieces of `units`; a remainder of less than half of that stays with the last.
 
     Twice as large after each window: by then start-up has doubled what there is to divide.
     """
-    start, grown = extent.start, extent.start + window_units
-    while start < extent.stop:
-        if start >= grown:
-            window_units *= 2
-            units, grown = min(2 * units, units_max), grown + window_units
-        stop = extent.stop if extent.stop - start < units * 3 // 2 else start + units
-        yield Extent(start, stop)
-        start = stop
+    batch: list[Extent] = []
+    room, passed, grown = units, 0, window_units
+    for start, end in extents:
+        while start < end:
+            stop = end if end - start < room + units // 2 else start + room
+            batch.append(Extent(start, stop))
+            room -= stop - start
+            passed += stop - start
+            start = stop
+            if room > 0 and len(batch) < EXTENTS_MAX:
+                continue
+            yield tuple(batch)
+            batch.clear()
+            if passed >= grown:
+                window_units *= 2
+                units, grown = min(2 * units, units_max), grown + window_units
+            room = units
+    if batch:
+        yield tuple(batch)

@@ -174,12 +174,21 @@ class PathEstimator:
         self._latency.pinged(-self._rtt.value, now)
         if self._phase != "drain":
             full = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
-            self._spare.pinged(rtt_s, -self._rtt.value, now, full=full)
+            prompt = self._spare.pinged(rtt_s, -self._rtt.value, now, full=full)
+            if full and not prompt:
+                self._path_is_full(now)
+
+    def _path_is_full(self, now: float) -> None:
+        """What is in flight beyond the product stands in its queue."""
+        self._margin_s = max(self._margin_s / 2, JITTER_S)
+        if self._phase == "startup" and self._rate.value:
+            self._startup_ended(now)
 
     def ping_interval_s(self, now: float) -> float:
         """When to send the next ping, from now: more often where a window is in flight."""
         loaded = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
-        return ping_interval_s(self._latency.base_s, loaded=loaded)
+        startup = self._phase == "startup"
+        return ping_interval_s(self._latency.base_s, loaded=loaded, startup=startup)
 
     @property
     def in_flight_bytes(self) -> int:
@@ -252,11 +261,14 @@ class PathEstimator:
         free = self._spare.path_is_free(self._latency.base_s, now)
         queued = self._latency.loaded_s > 2 * self._latency.base_s and not free
         if queued or self._plateau_rounds >= PLATEAU_ROUNDS * (1 + free):
-            self._latency.rate_known(self._rate.value)
             if free:
                 ahead_s = CRUISE_GAIN * self._latency.base_s + self._margin_s
                 self._spare.startup_ended(self._rate.value, ahead_s, self._latency.base_s)
-            self._enter("cruise")
+            self._startup_ended(now)
+
+    def _startup_ended(self, now: float) -> None:
+        self._latency.rate_known(self._rate.value)
+        self._enter("cruise")
 
     def _steady_round_ended(self, now: float) -> None:
         if not self._round_rate:  # the application did not fill the window: what was settled is not

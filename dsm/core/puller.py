@@ -5,10 +5,15 @@ of its urgency as the path takes it:
 
                      ┌ awaited ─────────────┐  at once, on the demand lane, window or not
     submit(...) ───▶ ├ wanted ──────────────┤  while bytes in flight < the path's window,
-                     └ speculative ─────────┘  on the bulk lane with the least in flight
+                     └ speculative ─────────┘  on the bulk lane that will have it first
                               │
     parked reads ─────────────┴─▶ at once: they are answered when data appears, so they fill
                                   nothing until then and do not count as in flight
+
+Which lane will have it first: the one with the least (in flight + this) ÷ its own rate, as in
+"earliest completion first" of multipath TCP (ECF, CoNEXT 2017). Whoever reads in order waits for
+the slowest lane that was given something, so a lane gets what it can bring and no more. A lane that
+is *young* (it came later than the others, and is in slow start still) is given what is needed last.
 
 Driving it (all times in seconds on one monotonic clock):
 
@@ -26,17 +31,23 @@ behind others; no lane has more than `requests_max` unanswered.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dsm.core.lanes import LaneRate
 from dsm.core.path import PathEstimator
 from dsm.core.reads import Read, Request, Urgency
-from dsm.core.sizes import FIRST_BYTES, request_bytes
+from dsm.core.sizes import FIRST_BYTES, lanes_worth, request_bytes
 
 DEMAND_LANE = 0
 """Demand reads and parked reads have a lane of their own; bulk would stall them."""
 
 SMALL_BYTES = 64 << 10
 """An awaited read above this is bulk: it goes over the bulk lanes, and in small pieces over all."""
+
+EVEN = 0.2
+"""Of the difference between lanes is ignored, or else the one that was fast first would be given
+most, and so measured as fast, for ever."""
 
 WINDOW_BYTES_UNKNOWN = 512 << 10
 """Before the path was ever asked."""
@@ -72,13 +83,15 @@ class _Entry:
     owner: object
     read_bytes: int
     lane: int = -1
-    arrived: int = 0
 
 
 @dataclass(slots=True)
 class _Lane:
+    rate: LaneRate
+    young: bool
+    """Others have delivered before it was there."""
     unanswered: int = 0
-    in_flight_bytes: int = 0
+    connected: bool = False
 
 
 class Puller:
@@ -99,7 +112,14 @@ class Puller:
     # ── inputs ──
 
     def lane_opened(self, lane: int, now: float) -> None:
-        self._lanes[lane] = _Lane()
+        """Requests may be put on it: they leave when it is connected."""
+        others = any(other.rate.bytes_per_s for other in self._lanes.values())
+        self._lanes[lane] = _Lane(LaneRate(), young=others)
+
+    def lane_connected(self, lane: int, now: float) -> None:
+        """From now on lanes that are not connected get nothing more."""
+        if lane in self._lanes:
+            self._lanes[lane].connected = True
 
     def lane_lost(self, lane: int, now: float) -> list[tuple[int, object]]:
         """Ids that were unanswered on it, with their owners; they are forgotten.
@@ -165,9 +185,7 @@ class Puller:
         if entry is None or entry.lane < 0:
             return
         if not entry.parked:
-            left = max(0, entry.bytes_expected - entry.arrived)
-            self._lanes[entry.lane].in_flight_bytes -= min(wire_bytes, left)
-        entry.arrived += wire_bytes
+            self._lanes[entry.lane].rate.bytes_arrived(id, wire_bytes, now)
         if not parked:
             self.path.bytes_arrived(id, wire_bytes, now)
 
@@ -206,8 +224,8 @@ class Puller:
 
     @property
     def bulk_lanes(self) -> int:
-        """Open lanes apart from the demand lane; at least 1."""
-        return max(1, len(self._lanes) - (DEMAND_LANE in self._lanes))
+        """Lanes that bulk is spread over; at least 1."""
+        return max(1, len(self._bulk()))
 
     @property
     def unfinished(self) -> bool:
@@ -244,6 +262,7 @@ class Puller:
     def _send_ahead(self, actions: list[Action], now: float) -> None:
         for urgency in (Urgency.WANTED, Urgency.SPECULATIVE):
             queue = self._queues[urgency]
+            self._send_young(queue, actions, now)
             while queue:
                 entry = self._waiting(queue)
                 if entry is None:
@@ -255,6 +274,19 @@ class Puller:
                     return
                 queue.popleft()
                 actions.append(self._sent(entry, lane, now))
+
+    def _send_young(self, queue: deque[int], actions: list[Action], now: float) -> None:
+        """What is needed last is good enough for slow start."""
+        for number, lane in self._lanes.items():
+            while queue and self._is_young(lane) and number != DEMAND_LANE:
+                entry = self._entries.get(queue[-1])
+                if entry is None or entry.lane >= 0:
+                    queue.pop()
+                elif entry.parked or self._window_is_full(entry) or not lane.rate.has_room:
+                    break
+                else:
+                    queue.pop()
+                    actions.append(self._sent(entry, number, now))
 
     def _waiting(self, queue: deque[int]) -> _Entry | None:
         """The entry at the front; one that was cancelled, sent or promoted is dropped."""
@@ -270,17 +302,51 @@ class Puller:
 
     def _lane_for(self, entry: _Entry) -> int | None:
         awaited = entry.request.urgency is Urgency.AWAITED
-        bulk = [lane for lane in self._lanes if lane != DEMAND_LANE]
+        bulk = self._bulk()
         if awaited and entry.bytes_expected <= FIRST_BYTES:
             bulk.append(DEMAND_LANE)
         small = awaited and entry.read_bytes <= SMALL_BYTES
         candidates = [DEMAND_LANE] if (small or entry.parked) else bulk
-        usable = [
-            lane
-            for lane in (candidates if any(c in self._lanes for c in candidates) else self._lanes)
-            if lane in self._lanes and self._lanes[lane].unanswered < self.requests_max
-        ]
-        return min(usable, key=lambda lane: self._lanes[lane].in_flight_bytes, default=None)
+        usable = self._usable(candidates)
+        if usable is None:
+            usable = self._usable(self._lanes) or []
+        size, typical = entry.bytes_expected, self._typical_rate()
+
+        def done_in(lane: int) -> float:
+            rate = self._lanes[lane].rate
+            own = rate.bytes_per_s or typical
+            return (rate.in_flight_bytes + size) / (own + EVEN * (typical - own))
+
+        return min(usable, key=done_in, default=None)
+
+    def _bulk(self) -> list[int]:
+        bulk = [lane for lane in self._lanes if lane != DEMAND_LANE]
+        return bulk[: lanes_worth(self.path.estimate(self._now), len(bulk))]
+
+    def _usable(self, lanes: Iterable[int]) -> list[int] | None:
+        """Those of them that take one more; `None` if none of them is there.
+
+        At first no lane is connected, and any may be the one that is first.
+        """
+        first = not any(lane.connected for lane in self._lanes.values())
+        present = {
+            number: lane
+            for number in lanes
+            if (lane := self._lanes.get(number)) is not None
+            and (lane.connected or first)
+            and not self._is_young(lane)
+        }
+        if not present:
+            return None
+        return [n for n, lane in present.items() if lane.unanswered < self.requests_max]
+
+    def _typical_rate(self) -> float:
+        """Also of a lane that has not delivered anything yet: all have begun together."""
+        known = [rate for lane in self._lanes.values() if (rate := lane.rate.bytes_per_s)]
+        return sum(known) / len(known) if known else 1.0
+
+    def _is_young(self, lane: _Lane) -> bool:
+        return lane.young and lane.rate.delivered_bytes < self.window_bytes // self.bulk_lanes
 
     def _sent(self, entry: _Entry, lane: int, now: float) -> Send:
         # Application-limited (draft-cheng-iccrg-delivery-rate-estimation): nothing else waits to
@@ -292,14 +358,13 @@ class Puller:
         state = self._lanes[lane]
         state.unanswered += 1
         if not entry.parked:
-            state.in_flight_bytes += entry.bytes_expected
+            share = self.window_bytes // self.bulk_lanes
+            state.rate.request_sent(entry.request.id, entry.bytes_expected, now, share)
             self.path.request_sent(entry.request.id, entry.bytes_expected, now, app_limited=limited)
         return Send(lane, entry.request)
 
     def _release(self, entry: _Entry) -> None:
         lane = self._lanes.get(entry.lane)
-        if lane is None:
-            return
-        lane.unanswered -= 1
-        if not entry.parked:
-            lane.in_flight_bytes -= max(0, entry.bytes_expected - entry.arrived)
+        if lane is not None:
+            lane.unanswered -= 1
+            lane.rate.forget(entry.request.id)

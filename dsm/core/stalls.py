@@ -61,8 +61,8 @@ class Spare:
         self._rounds.clear()
         self.spare_s = min(max(0.0, enough / rate - ahead_s), SPARE_BASES_MAX * base_s)
 
-    def pinged(self, rtt_s: float, least_s: float, now: float, *, full: bool) -> None:
-        """`full`: as much was in flight as the window allows."""
+    def pinged(self, rtt_s: float, least_s: float, now: float, *, full: bool) -> bool:
+        """Whether it was prompt. `full`: as much was in flight as the window allows."""
         prompt = rtt_s - least_s < PROMPT * least_s + PROMPT_S
         self._prompt_at = now if prompt else float("-inf")
         if not prompt:
@@ -71,12 +71,15 @@ class Spare:
         elif full:
             wanted = max(2 * self.spare_s, SPARE_BASES_STEP * least_s)
             self.spare_s = min(wanted, SPARE_BASES_MAX * least_s)
+        return prompt
 
     def path_is_free(self, base_s: float, now: float) -> bool:
         """The last ping was prompt, and recent: whatever it is that delays, it is no queue."""
         return now - self._prompt_at <= 2 * max(PING_BASES * base_s, PING_S_MIN)
 
 
-def ping_interval_s(base_s: float, *, loaded: bool) -> float:
+def ping_interval_s(base_s: float, *, loaded: bool, startup: bool) -> float:
     """Until the next ping."""
+    if startup and base_s:
+        return min(max(base_s, PING_S_MIN), PING_S_MAX)
     return min(max(PING_BASES * base_s, PING_S_MIN), PING_S_MAX) if loaded else PING_S_MAX

@@ -252,6 +252,8 @@ class StreamTable:
         if stride:
             stream.kind, stream.stride, stream.proof = "strided", stride, PROOF_WANTED
             stream.run_units *= 4  # of this stride
+        elif not start:  # from the beginning: as in Linux, that is where one begins to read on
+            stream.kind, stream.proof = "sequential", PROOF_WANTED
         return stream
 
     def _stride_to(self, start: int) -> int:

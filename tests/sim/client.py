@@ -41,7 +41,7 @@ class Path:
     rate_bps: float
     loss: float = 0.0
     control: Control = "cubic"
-    lanes: int = 5
+    lanes: int = 9
     seed: int = 1
 
     @property
@@ -87,6 +87,7 @@ class Session:
         )
         for lane in range(path.lanes):
             self.puller.lane_opened(lane, 0.0)
+            self.puller.lane_connected(lane, 0.0)
         self._ping()
 
     def pump_soon(self) -> None:

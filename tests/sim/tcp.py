@@ -139,6 +139,7 @@ class Connection:
         # the sender
         self._written = 0
         self._sent = 0
+        self._limited_until = 0
         self._again: deque[tuple[int, int]] = deque()
         self._pipe = 0
         self._packets = 0
@@ -179,6 +180,11 @@ class Connection:
             self._send_chunk(min(chunk, max(1, -(-int(window - self._pipe) // MSS)) * MSS))
 
     def _fill(self) -> None:
+        """As `tcp_rate_check_app_limited` of Linux: what is sent from now on, until what is under
+        way has arrived, was limited by the application, if that had nothing more to send."""
+        if self._sent == self._written and not self._again:
+            if self._pipe < self._control.window_bytes:
+                self._limited_until = self._delivered + self._pipe + 1
         while self._written - self._sent < self._control.window_bytes:
             message = self._next_message()
             if message is None:
@@ -198,7 +204,7 @@ class Connection:
         now_ns = self._clock.now_ns
         if not self._pipe:
             self._delivered_ns = now_ns
-        limited = self._sent == self._written and not self._again
+        limited = self._delivered < self._limited_until
         packet = Packet(
             self, start, stop, now_ns, self._delivered, self._delivered_ns, limited,
             self._packets, start,
@@ -457,7 +463,8 @@ class Bbr:
         bdp = self._rate * self._least_s
         self._draining = self._draining and pipe > bdp
         if not self._full:
-            self.pacing_rate = BBR_STARTUP_GAIN * self._rate
+            first = INITIAL_WINDOW_BYTES / self._least_s  # Linux: not below this in startup
+            self.pacing_rate = BBR_STARTUP_GAIN * max(self._rate, first)
             self.window_bytes = max(
                 min(self.window_bytes + size, BBR_STARTUP_GAIN * bdp + 3 * MSS), self.window_bytes
             )
