@@ -1,104 +1,62 @@
-"""`python -m tests.bench`: segment files, the emulator, then all peers over emulated WANs.
+"""`python -m tests.bench`: segment files, the emulator, then peers over emulated WANs.
 
-    python -m tests.bench --quick
+    python -m tests.bench                     # what `make bench` does
+    python -m tests.bench table               # the table of targets, in a bit more than an hour
+    python -m tests.bench table --part bulk --profile metro,geo
+    python -m tests.bench report              # the table and pictures of what was measured so far
     python -m tests.bench wan --profile geo --congestion cubic --workload bulk --peer dsm,flight
 
-Results go to `bench-results/`. The links need root, as `dsm-netem` does; what is not installed or
-not permitted is skipped, and said.
+Results go to `bench-results/`, those of `table` to `bench-results/table/`, where they gather until
+`--fresh`. The links need root, as `dsm-netem` does; what is not installed or not permitted is
+skipped, and said.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dsm_netem.config import ConfigError
 from dsm_netem.namespaces import NotPermitted
 
-from . import report, segment_bench
+from . import report, results, segment_bench, targets
 from .data import Dataset, Sizes
-from .experiment import Outcome, Plan, Setting, measure, progress
+from .experiment import SOCKETS, Interrupted, Plan, Setting, measure, progress
 from .peers import PEERS
-from .workloads import ALL, BY_NAME
+from .plans import DEFAULTS, FULL, QUICK, TABLE, TABLE_PARTS, Choice
+from .workloads import BY_NAME
 
-PARTS = ("segment", "calibrate", "wan")
+PARTS = ("segment", "calibrate", "wan", "table", "report")
+PARTS_DEFAULT = ("segment", "calibrate", "wan")
 RESULTS = Path("bench-results")
-
-PEERS_BULK = ("dsm", "dsm-hints", "flight", "flight-8", "http-ranges")
-PEERS_MANY = (
-    *("dsm", "dsm-hints", "flight", "http-readahead", "http-ranges"),
-    *("redis", "redis-pipelined", "nats", "zenoh"),
-)
-PEERS_QUICK = ("dsm", "dsm-hints", "flight", "http-readahead", "redis-pipelined")
-WORKLOADS_SMALL = (
-    *("headers", "random-4k-1", "random-64k-16", "tail-100"),
-    *("first-cold", "first-warm", "object-cold"),
-)
-WORKLOADS_QUICK = ("bulk", "headers", "random-4k-1", "tail-100", "first-cold")
-PROFILES_FULL = ("metro", "continental", "transatlantic", "transpacific", "leo", "geo")
-
-TRANSATLANTIC = Setting("transatlantic", "bbr")
-TRANSATLANTIC_LOSS_BASED = Setting("transatlantic", "cubic")
-METRO = Setting("metro", "bbr")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is measured on a link unless said otherwise, and which part of the time is for it."""
-
-    setting: Setting
-    workloads: tuple[str, ...]
-    peers: tuple[str, ...]
-    share: float
-    limit_s: float = 10.0
-
-
-DEFAULTS = (
-    Choice(
-        TRANSATLANTIC,
-        ("bulk",),
-        (*PEERS_BULK, "http-readahead", "redis-pipelined"),
-        0.34,
-        limit_s=8.0,
-    ),
-    Choice(TRANSATLANTIC, WORKLOADS_SMALL, PEERS_MANY, 0.3),
-    Choice(TRANSATLANTIC_LOSS_BASED, ("bulk",), PEERS_BULK, 0.22, limit_s=12.0),
-    Choice(METRO, ("bulk", "headers"), PEERS_BULK, 0.14),
-)
-QUICK = (Choice(METRO, WORKLOADS_QUICK, PEERS_QUICK, 1.0),)
-FULL = tuple(
-    Choice(Setting(profile, congestion), tuple(BY_NAME), tuple(PEERS), 1.0, limit_s=60.0)
-    for profile in PROFILES_FULL
-    for congestion in ("bbr", "cubic")
-)
-
-BUDGET_S, BUDGET_QUICK_S, BUDGET_FULL_S = 1080.0, 60.0, 6 * 3600.0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("part", nargs="*", help=f"{', '.join(PARTS)}: all, unless some are named")
+    parser.add_argument(
+        "what", nargs="*", help=f"of {', '.join(PARTS)}; unless said, {', '.join(PARTS_DEFAULT)}"
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a look, in less than two minutes")
     size.add_argument("--full", action="store_true", help="all of it, for hours")
+    parser.add_argument("--part", default="", help=f"of the table: {', '.join(TABLE_PARTS)}")
     for name, known in (("workload", BY_NAME), ("peer", PEERS)):
         parser.add_argument(f"--{name}", help=f"some of {', '.join(known)}; or all", default="")
     parser.add_argument("--profile", default="", help="links, as in `dsm-netem profiles`")
     parser.add_argument("--congestion", default="", help="of both hosts: bbr, cubic, reno")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions (%(default)s)")
+    parser.add_argument("--sockets", choices=SOCKETS, help="limits of their buffers (stock)")
+    parser.add_argument("--rounds", type=int, help="repetitions (5)")
     parser.add_argument("--limit", type=float, help="seconds that a run may take")
     parser.add_argument("--budget", type=float, help="seconds for all links together")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder (%(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--out", type=Path, help=f"folder ({RESULTS}, for the table .../table)")
     return parser.parse_args()
 
 
@@ -106,16 +64,7 @@ def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        parts = _named(",".join(arguments.part), dict.fromkeys(PARTS)) or PARTS
-        if "segment" in parts and not arguments.quick:
-            print("── segment files ──", flush=True)
-            segment_bench.main()
-        if "calibrate" in parts:
-            print("── the emulator ──", flush=True)
-            _calibrate("metro" if arguments.quick else "transatlantic")
-        if "wan" in parts:
-            print("── peers over emulated links ──", flush=True)
-            _wan(arguments)
+        _run(arguments, _named(",".join(arguments.what), dict.fromkeys(PARTS)) or PARTS_DEFAULT)
     except NotPermitted as error:
         print(f"skipped: {error}")
     except (UsageError, ConfigError) as error:
@@ -128,6 +77,25 @@ def main() -> int:
 
 class UsageError(ValueError):
     """A name that is not known."""
+
+
+def _run(arguments: argparse.Namespace, parts: tuple[str, ...]) -> None:
+    if "segment" in parts and not arguments.quick:
+        print("── segment files ──", flush=True)
+        segment_bench.main()
+    if "calibrate" in parts:
+        print("── the emulator ──", flush=True)
+        _calibrate("metro" if arguments.quick else "transatlantic")
+    if "wan" in parts:
+        print("── peers over emulated links ──", flush=True)
+        folder = arguments.out or RESULTS
+        _report(_measure(_links(arguments), arguments, folder), folder)
+    if "table" in parts or "report" in parts:
+        folder = arguments.out or RESULTS / "table"
+        if "table" in parts:
+            print("── the table of targets ──", flush=True)
+            _measure(_table(arguments), arguments, folder)
+        _report(results.kept(folder), folder)
 
 
 def _calibrate(profile: str) -> None:
@@ -143,49 +111,83 @@ def _calibrate(profile: str) -> None:
     print(f"{profile}: {calibration.verdict}")
 
 
-def _wan(arguments: argparse.Namespace) -> None:
-    settings = _settings(arguments)
-    sizes = Sizes(64 << 20, 2000) if arguments.quick else Sizes()
-    folder = Path(tempfile.mkdtemp(prefix="dsm-bench-", dir="/dev/shm"))
-    folder.chmod(0o755)  # a server may run as somebody else
-    outcomes: list[Outcome] = []
-    try:
-        data = Dataset.create(folder / "data", sizes)
-        for number, (setting, plan) in enumerate(settings):
-            progress(f"{setting.profile}, {setting.congestion}: {len(plan.workloads)} workloads")
-            outcomes.append(measure(setting, plan, data, folder / str(number)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if outcomes:
-            _report(outcomes, arguments.out)
+# ── links ──
 
 
-def _settings(arguments: argparse.Namespace) -> list[tuple[Setting, Plan]]:
-    choices, budget_s = DEFAULTS, BUDGET_S
-    if arguments.quick:
-        choices, budget_s = QUICK, BUDGET_QUICK_S
-    if arguments.full:
-        choices, budget_s = FULL, BUDGET_FULL_S
-    if arguments.profile or arguments.congestion:
-        links = [
-            Setting(profile, congestion)
-            for profile in _words(arguments.profile) or ("transatlantic",)
-            for congestion in _words(arguments.congestion) or ("bbr",)
-        ]
-        base = choices[0]
-        choices = tuple(replace(base, setting=link, share=1 / len(links)) for link in links)
-    return [(choice.setting, _plan(choice, arguments, budget_s)) for choice in choices]
+def _links(arguments: argparse.Namespace) -> tuple[Choice, ...]:
+    """What is measured without the table: a default choice, or that on the links named."""
+    choices = QUICK if arguments.quick else FULL if arguments.full else DEFAULTS
+    if not (arguments.profile or arguments.congestion):
+        return choices
+    total_s = sum(choice.budget_s for choice in choices)
+    links = [
+        Setting(profile, congestion)
+        for profile in _words(arguments.profile) or ("transatlantic",)
+        for congestion in _words(arguments.congestion) or ("bbr",)
+    ]
+    return tuple(replace(choices[0], setting=link, budget_s=total_s / len(links)) for link in links)
 
 
-def _plan(choice: Choice, arguments: argparse.Namespace, budget_s: float) -> Plan:
-    workloads = _named(arguments.workload, BY_NAME) or choice.workloads
-    return Plan(
-        workloads=tuple(workload for workload in ALL if workload.name in workloads),
-        peers=_named(arguments.peer, PEERS) or choice.peers,
-        rounds=min(arguments.rounds, 2) if arguments.quick else arguments.rounds,
-        limit_s=arguments.limit or choice.limit_s,
-        budget_s=(arguments.budget or budget_s) * choice.share,
+def _table(arguments: argparse.Namespace) -> tuple[Choice, ...]:
+    """Of the table's links those that are named."""
+    parts = _named(arguments.part, dict.fromkeys(TABLE_PARTS)) or TABLE_PARTS
+    profiles, congestion = _words(arguments.profile), _words(arguments.congestion)
+    choices = tuple(
+        choice
+        for choice in TABLE
+        if choice.part in parts
+        and (not profiles or choice.setting.profile in profiles)
+        and (not congestion or choice.setting.congestion in congestion)
     )
+    if not choices:
+        raise UsageError("the table has nothing of that part on that link")
+    return choices
+
+
+def _measure(
+    choices: tuple[Choice, ...], arguments: argparse.Namespace, folder: Path
+) -> list[results.Plain]:
+    """Every link's results are kept as soon as it was measured."""
+    if arguments.fresh:
+        shutil.rmtree(folder / results.FOLDER, ignore_errors=True)
+    total_s = sum(choice.budget_s for choice in choices)
+    scale = arguments.budget / total_s if arguments.budget else 1.0
+    progress(f"{len(choices)} links, {total_s * scale / 60:.0f} minutes at most")
+    sizes = Sizes(64 << 20, 2000) if arguments.quick else Sizes()
+    scratch = Path(tempfile.mkdtemp(prefix="dsm-bench-", dir="/dev/shm"))
+    scratch.chmod(0o755)  # a server may run as somebody else
+    found: list[results.Plain] = []
+    try:
+        data = Dataset.create(scratch / "data", sizes)
+        for number, choice in enumerate(choices):
+            setting, plan = _plan(choice, arguments, scale)
+            progress(f"{setting.name}: {len(plan.workloads)} workloads")
+            here = scratch / str(number)
+            try:
+                outcome = results.plain(measure(setting, plan, data, here))
+            except Interrupted as interrupted:
+                results.keep(results.plain(interrupted.outcome), folder)
+                raise
+            finally:
+                shutil.rmtree(here, ignore_errors=True)
+            results.keep(outcome, folder)
+            found.append(outcome)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return found
+
+
+def _plan(choice: Choice, arguments: argparse.Namespace, scale: float) -> tuple[Setting, Plan]:
+    workloads = _named(arguments.workload, BY_NAME)
+    plan = Plan(
+        workloads=replace(choice, workloads=workloads or choice.workloads).ordered(),
+        peers=_named(arguments.peer, PEERS) or choice.peers,
+        rounds=arguments.rounds or choice.rounds,
+        limit_s=arguments.limit or choice.limit_s,
+        budget_s=choice.budget_s * scale,
+    )
+    sockets = arguments.sockets or choice.setting.sockets
+    return replace(choice.setting, sockets=sockets), plan
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -200,14 +202,15 @@ def _named(text: str, known: Mapping[str, object]) -> tuple[str, ...]:
     return words
 
 
-def _report(outcomes: list[Outcome], folder: Path) -> None:
-    plain = [json.loads(json.dumps(outcome.plain())) for outcome in outcomes]
-    about = {"at": time.strftime("%Y-%m-%d %H:%M"), "kernel": platform.release()}
-    for outcome in plain:
-        outcome["about"] = about
-    for path in report.write(plain, folder):
+def _report(outcomes: list[results.Plain], folder: Path) -> None:
+    outcomes = results.joined(outcomes)
+    if not outcomes:
+        progress(f"nothing was measured yet in {folder}")
+        return
+    for path in report.write(outcomes, folder):
         progress(f"wrote {path}")
-    print(report.markdown(plain))
+    print(report.markdown(outcomes))
+    print(targets.markdown(outcomes))
 
 
 if __name__ == "__main__":

@@ -15,18 +15,22 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .data import Checksum, Dataset, Sizes
+from .driving import Drive
+from .link_states import Sample
 from .peers import PEERS, Reader
-from .peers.interface import Buffer, Peer, stamp_of
+from .peers.interface import Peer, stamp_of
 from .workloads import BY_NAME, TAIL_BYTES, Workload
 
 MARKS = 16
 """Of a run: when each sixteenth was there, to tell a slow start from a slow path."""
+
+SAMPLE_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Task:
     blocks: int
     round_number: int
     limit_s: float
+    work_s: float
+    """Of what is read before, where a session is to be worked in."""
 
     @property
     def data(self) -> Dataset:
@@ -64,20 +70,23 @@ def run(task: Task) -> dict[str, Any]:
         importlib.import_module(module)  # loading a library is not what is measured
     if workload.kind == "tail":
         return _tail(task, peer, workload)
-    if not workload.warm:
+    if workload.warmth == "cold":
         return _measured(task, peer, workload, lambda: peer.open(task.host, task.port))
     reader = peer.open(task.host, task.port)
-    name, size = _warmed(task.data, workload)
-    reader.warm(name, size)
+    _warm(reader, workload, task)
     time.sleep(0.2)  # what the warming read has set off comes to rest
     return _measured(task, peer, workload, lambda: reader)
 
 
-def _warmed(data: Dataset, workload: Workload) -> tuple[str, int]:
-    """Warm means: the connection is used, and for a first access the object is not."""
-    other = workload.kind == "first" and workload.source == "bulk"
-    name = "blocks" if other else workload.source
-    return name, data.sizes.blocks_bytes if name == "blocks" else data.sizes.bulk_bytes
+def _warm(reader: Reader, workload: Workload, task: Task) -> None:
+    """What is read in order, or first, was not opened before; what is read at random was."""
+    sizes = task.data.sizes
+    if workload.warmth == "worked":
+        reader.work("other", sizes.of("other"), task.work_s)
+    if workload.kind == "first":
+        reader.warm("other", sizes.of("other"))
+    elif workload.kind == "demand" or workload.warmth == "touched":
+        reader.warm(workload.source, sizes.of(workload.source))
 
 
 def _measured(
@@ -88,23 +97,28 @@ def _measured(
     total, times = Checksum(), list[float]()
     first_s, reads, unread = 0.0, 0, 0
     marks, every = list[float](), max(1, len(extents) // MARKS)
+    samples, sampled_s = list[Sample](), 0.0
     over = threading.Event()
     readers: list[Reader] = []
     timer = threading.Timer(task.limit_s, lambda: (over.set(), [r.stop() for r in readers]))
     timer.daemon = True
     timer.start()
     say(ready=True)
-    cpu, started = cpu_s(), time.perf_counter()
+    cpu, started, began_s = cpu_s(), time.perf_counter(), time.monotonic()
     readers.append(opened())
+    drive = Drive(readers[0], workload, extents, data.sizes)
     error = ""
     try:
-        for buffer, spent_s in _reads(readers[0], workload, extents):
+        for buffer, spent_s in drive.reads():
             first_s = first_s or time.perf_counter() - started
             reads += 1
             times.append(spent_s)
             total.add(buffer)
             if reads % every == 0:
                 marks.append(round(time.perf_counter() - started, 4))
+            if workload.change and time.perf_counter() - started > sampled_s + SAMPLE_S:
+                sampled_s = time.perf_counter() - started
+                samples.append((round(sampled_s, 4), total.bytes))
             if over.is_set():
                 break
     except Exception as failure:
@@ -118,39 +132,21 @@ def _measured(
         "seconds": seconds,
         "first_s": first_s,
         "bytes": total.bytes + unread,
-        "complete": reads == len(extents),
+        "complete": drive.complete(reads),
         "in_order": peer.in_order,
         "client_cpu_s": cpu,
         "wrong": total.value != data.checksum(workload.source, extents[:reads]),
         "error": error,
         **_spread(times),
+        **drive.notes,
+        "began_s": began_s,
         "marks_s": marks,
+        "samples": samples,
+        "times_ms": [round(spent_s * 1e3, 2) for spent_s in times if spent_s],
         "explain": getattr(readers[0], "explain", str)(),
     }
     _close(readers[0])
     return result
-
-
-def _reads(
-    reader: Reader, workload: Workload, extents: list[tuple[int, int]]
-) -> Iterator[tuple[Buffer, float]]:
-    """The workload's reads, in order, each with its seconds (0 where they overlap)."""
-    match workload.kind:
-        case "sequential":
-            yield from ((buffer, 0.0) for buffer in reader.sequential("bulk", extents))
-        case "random":
-            yield from reader.scattered("bulk", extents, workload.depth)
-        case "strided" | "first":
-            yield from reader.scattered("bulk", extents, 1)
-        case "headers":
-            yield from ((buffer, 0.0) for buffer in reader.headers(len(extents)))
-        case "payloads":
-            wanted = sum(1 for _, length in extents if length != extents[0][1])
-            count = len(extents) - wanted
-            yield from ((buffer, 0.0) for buffer in reader.headers(count))
-            every = count // wanted
-            seqs = [number * every for number in range(wanted)]
-            yield from ((buffer, 0.0) for buffer in reader.payloads(seqs))
 
 
 def _spread(times: list[float]) -> dict[str, float]:

@@ -19,8 +19,6 @@ PAYLOAD_OF_PACKET = 1448
 """An MTU of 1500 less the headers of IPv4 and of TCP with time stamps."""
 
 PACKET_BYTES = 1500
-STEP_AT_S, STEP_S, STEP_SHARE = 0.5, 2.0, 0.25
-"""The link changes so long after a read began, for so long, to this share of its rate."""
 
 
 @contextmanager
@@ -30,26 +28,28 @@ def iperf3_server(host: Any) -> Iterator[None]:
         yield
 
 
-def iperf3(near: Any, far: Any, flows: int, lasting_s: int) -> dict[str, Any]:
-    """From `far` to `near`, slow start and all, as a reader has it."""
+def iperf3(near: Any, far: Any, flows: int, lasting_s: int, start_s: int) -> dict[str, Any]:
+    """From `far` to `near`; what it does in `start_s` before is not counted."""
     done = near.run(
         [
             *("iperf3", "-c", far.ipv4, "-p", str(IPERF3_PORT), "-R", "-J"),
-            *("-P", str(flows), "-t", str(lasting_s)),
+            *("-P", str(flows), "-t", str(lasting_s), "-O", str(start_s)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        timeout_s=lasting_s + IPERF3_GRACE_S,
+        timeout_s=lasting_s + start_s + IPERF3_GRACE_S,
     )
     answer = json.loads(done.stdout)
     if "error" in answer:
         raise RuntimeError(f"iperf3: {answer['error']}")
     received = answer["end"]["sum_received"]
+    every = sum(interval["sum"]["bytes"] for interval in answer["intervals"])
     usage = answer["end"]["cpu_utilization_percent"]
     return {
         "seconds": received["seconds"],
         "bytes": received["bytes"],
+        "counted_share": min(1.0, received["bytes"] / max(1, every)),
         "complete": True,
         "client_cpu_s": usage["host_total"] / 100 * received["seconds"],
         "server_cpu_s": usage["remote_total"] / 100 * received["seconds"],
@@ -80,14 +80,13 @@ def bound_s(workload: Workload, profile: Any, sizes: Sizes) -> float | None:
     wire_s = sum(length for _, length in workload.extents(sizes, 0)) * 8 / goodput_bps(profile)
     rtt_s: float = profile.rtt_s
     match workload.kind:
+        case "seek":
+            return None
+        case "sequential" if workload.change:
+            return None
         case "sequential":
-            bound = rtt_s + wire_s
-            if workload.change == "outage":
-                return bound + STEP_S
-            if workload.change == "step":
-                return bound + STEP_S * (1 - STEP_SHARE)
-            return bound
-        case "random" if workload.depth == 1:
+            return (2 if workload.warmth == "cold" else 1) * rtt_s + wire_s
+        case "random" | "demand" if workload.depth == 1:
             return rtt_s
         case "random":
             return workload.count / workload.depth * rtt_s
@@ -98,5 +97,5 @@ def bound_s(workload: Workload, profile: Any, sizes: Sizes) -> float | None:
         case "tail":
             return rtt_s / 2
         case "first":
-            return (1 if workload.warm else 2) * rtt_s + wire_s
+            return (2 if workload.warmth == "cold" else 1) * rtt_s + wire_s
     return None

@@ -1,6 +1,8 @@
-"""What all peers serve: the same random bytes, under two names, and what they must add up to.
+"""What all peers serve: the same random bytes, under four names, and what they must add up to.
 
     bulk     one array                     read in pieces of 64 KiB, at random, in strides
+    other    another                       read by a session beforehand, which then is worked in
+    spots    a third, small                read at random while `bulk` is read in order
     blocks   BLOCKS x (header, payload)    fixed size, so that a byte range finds each part
 
 Random, so that compression helps nobody. The files lie in shared memory: no disk is measured.
@@ -22,6 +24,11 @@ BLOCK_BYTES = HEADER_BYTES + PAYLOAD_BYTES
 CHUNK_BYTES = 4 << 20
 SEED = 1
 
+ARRAYS = {"bulk": 1, "other": 4, "spots": 16}
+"""Which part of the bulk each is."""
+
+FILES = (*ARRAYS, "blocks")
+
 Extent = tuple[int, int]
 """offset, length"""
 
@@ -33,9 +40,11 @@ class Sizes:
     bulk_bytes: int = 256 << 20
     blocks: int = 10_000
 
-    @property
-    def blocks_bytes(self) -> int:
-        return self.blocks * BLOCK_BYTES
+    def of(self, name: str) -> int:
+        """Bytes of one of the files."""
+        if name == "blocks":
+            return self.blocks * BLOCK_BYTES
+        return self.bulk_bytes // ARRAYS[name]
 
 
 class Dataset:
@@ -49,7 +58,8 @@ class Dataset:
     def create(cls, folder: Path, sizes: Sizes) -> Dataset:
         folder.mkdir(parents=True, exist_ok=True)
         rng = random.Random(SEED)
-        for name, size in (("bulk", sizes.bulk_bytes), ("blocks", sizes.blocks_bytes)):
+        for name in FILES:
+            size = sizes.of(name)
             with (folder / name).open("wb") as file:
                 for start in range(0, size, CHUNK_BYTES):
                     file.write(rng.randbytes(min(CHUNK_BYTES, size - start)))

@@ -8,45 +8,61 @@ otherwise kept apart: `invalid` counts those. No round begins that would end aft
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 from dsm_netem.namespaces import HostConfig
 from dsm_netem.wan import Wan
 
 from . import controls
-from .client import Task
 from .data import Dataset
-from .peers import PEERS, SERVERS, Peer, Running
-from .peers.interface import PORTS, end, which
+from .peers import PEERS, SERVERS, Running
+from .peers.interface import PORTS
+from .trial import Trial, seen_on_the_link
 from .workloads import Workload
 
 REPEATS_MAX = 2
-GRACE_S = 20.0
-"""Beyond the limit of a run, to start and to end."""
-
 CONTROL_SHARE = 1.2
+"""An iperf3 of a cold read lasts so much longer than the array takes at best: slow start too."""
+
+CONTROL_MIN_S, CONTROL_MAX_S = 2.0, 10.0
+CONTROL_START_S, CONTROL_START_RTTS = 1.0, 8.0
+"""Of a worked-in path, iperf3 leaves out its start."""
+
+WORK_S, WORK_SHARE = 4.0, 2.0
+"""A session is worked in for so long at most, or so much longer than the link needs."""
+
+SOCKETS = {
+    "stock": ((4096, 16384, 4 << 20), (4096, 131072, 6 << 20)),
+    "raised": ((4096, 65536, 64 << 20), (4096, 131072, 64 << 20)),
+}
+"""`tcp_wmem` and `tcp_rmem`: Linux as it comes, and as tuning guides for long paths have it."""
 
 IPERF3 = tuple(f"iperf3-{flows}" for flows in controls.FLOWS)
+CONTROLLED = ("bulk", "bulk-cold")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One link with one congestion control."""
+    """One link, and how TCP is on both of its hosts; `overrides` are figures of the profile."""
 
     profile: str
     congestion: str
     backend: str = "tun"
+    sockets: str = "stock"
+    overrides: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def name(self) -> str:
+        changed = "".join(f", {figure} {value:g}" for figure, value in self.overrides)
+        raised = "" if self.sockets == "stock" else f", {self.sockets} socket limits"
+        return f"{self.profile}{changed}, {self.congestion}{raised}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,7 @@ class Outcome:
     setting: Setting
     link: dict[str, Any] = field(default_factory=dict)
     hosts: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     bounds_s: dict[str, float | None] = field(default_factory=dict)
     wanted_bytes: dict[str, int] = field(default_factory=dict)
     runs: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
@@ -77,16 +94,19 @@ class Outcome:
     seconds: float = 0.0
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "name": self.setting.name}
 
 
 def measure(setting: Setting, plan: Plan, data: Dataset, folder: Path) -> Outcome:
     """Raises `NotPermitted` where namespaces are not allowed."""
     began = time.monotonic()
-    outcome = Outcome(setting)
-    config = HostConfig(congestion=setting.congestion)
+    outcome = Outcome(setting, sizes=asdict(data.sizes))
+    wmem, rmem = SOCKETS[setting.sockets]
+    config = HostConfig(congestion=setting.congestion, wmem_bytes=wmem, rmem_bytes=rmem)
     with contextlib.ExitStack() as stack:
-        wan = stack.enter_context(Wan(setting.profile, backend=setting.backend, host=config))
+        wan = stack.enter_context(
+            Wan(setting.profile, backend=setting.backend, host=config, **dict(setting.overrides))
+        )
         outcome.link = wan.profile.facts() if wan.profile else {}
         outcome.hosts = {name: host.settings for name, host in wan.hosts.items()}
         for workload in plan.workloads:
@@ -95,9 +115,22 @@ def measure(setting: Setting, plan: Plan, data: Dataset, folder: Path) -> Outcom
             outcome.bounds_s[workload.name] = controls.bound_s(workload, wan.profile, data.sizes)
         bench = _Bench(wan, data, plan, outcome)
         bench.start(stack, folder)
-        bench.run_rounds(began)
+        try:
+            bench.run_rounds(began)
+        except KeyboardInterrupt:
+            progress("  interrupted: what there is, is kept")
+            outcome.seconds = time.monotonic() - began
+            raise Interrupted(outcome) from None
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; `outcome` is what was measured until then."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 class _Bench:
@@ -108,6 +141,8 @@ class _Bench:
         self._outcome = outcome
         self._near, self._far = wan.hosts["a"], wan.hosts["b"]
         self._servers: dict[str, Running] = {}
+        self._stamp = time.strftime("%Y%m%d-%H%M%S")
+        """Rounds of several measurements are told apart by it, once they lie together."""
 
     def start(self, stack: contextlib.ExitStack, folder: Path) -> None:
         """Every server that a chosen peer needs; who lacks something is skipped, and why."""
@@ -138,18 +173,15 @@ class _Bench:
         return ""
 
     def _entrants(self, workload: Workload) -> list[str]:
-        if workload.change == "step" and not self._outcome.link.get("rate_bps"):
+        if workload.change and not self._outcome.link.get("rate_bps"):
             return []  # a delivery trace has no rate to step from
         peers = [
             name
             for name in self._plan.peers
             if name not in self._outcome.skipped and workload.kind in PEERS[name].workloads
         ]
-        if (
-            workload.name == "bulk"
-            and self._plan.controls
-            and "iperf3" not in self._outcome.skipped
-        ):
+        controlled = workload.name in CONTROLLED and self._plan.controls
+        if controlled and "iperf3" not in self._outcome.skipped:
             return [*IPERF3, *peers]
         return peers
 
@@ -175,164 +207,56 @@ class _Bench:
             if result["valid"] and not result["error"]:
                 break
             self._outcome.invalid += not result["valid"]
+        result["round"] = f"{self._stamp}/{round_number}"
         results = self._outcome.runs.setdefault(workload.name, {}).setdefault(name, [])
         results.append(result)
         progress(f"  {round_number + 1} {workload.name:<12} {name:<16} {_short(result)}")
 
     def _run(self, name: str, workload: Workload, round_number: int) -> dict[str, Any]:
         self._wan.reset()
-        before = self._server_cpu_s(name)
         try:
             if name in IPERF3:
-                result = self._iperf3(int(name.partition("-")[2]))
+                result = self._iperf3(int(name.partition("-")[2]), workload)
             else:
-                result = self._client(PEERS[name], workload, round_number)
+                result = self._trial(name, workload, round_number).run()
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
             result = {"error": f"{type(error).__name__}: {error}"[:300], "bytes": 0, "seconds": 0.0}
-        result.setdefault("server_cpu_s", self._server_cpu_s(name) - before)
-        statistics = self._wan.statistics()
-        back, there = (statistics.get("links", {}).get(way, {}) for way in ("b->a", "a->b"))
-        return {
-            **result,
-            "wire_bytes": back.get("in_bytes", 0),
-            "wire_bytes_up": there.get("in_bytes", 0),
-            "lost_packets": back.get("lost_packets", 0),
-            "dropped_packets": back.get("dropped_packets", 0),
-            "lateness_p99_us": statistics.get("lateness", {}).get("p99_us", 0),
-            "valid": statistics["valid"],
-            "invalid_because": statistics["invalid_because"],
-            "load": os.getloadavg()[0],
-        }
+        overhead_bytes = self._outcome.link.get("overhead_bytes", 0)
+        seen = seen_on_the_link(self._wan.statistics(), overhead_bytes)
+        seen["wire_bytes"] *= result.get("counted_share", 1)
+        return {**result, **seen, "load": os.getloadavg()[0]}
 
-    def _iperf3(self, flows: int) -> dict[str, Any]:
-        # About as long as the array takes at best, so that slow start weighs as much as there.
-        best_s = self._outcome.bounds_s["bulk"] or self._plan.limit_s
-        lasting_s = math.ceil(min(self._plan.limit_s, CONTROL_SHARE * best_s))
-        return controls.iperf3(self._near, self._far, flows, lasting_s)
-
-    def _client(self, peer: Peer, workload: Workload, round_number: int) -> dict[str, Any]:
-        running = self._servers[peer.server]
-        task = Task(
-            peer=peer.name,
-            workload=workload.name,
-            host=self._far.ipv4,
-            port=running.port,
-            folder=str(self._data.folder),
-            bulk_bytes=self._data.sizes.bulk_bytes,
-            blocks=self._data.sizes.blocks,
+    def _trial(self, name: str, workload: Workload, round_number: int) -> Trial:
+        other_s = self._data.sizes.of("other") * 8 / (self._outcome.link.get("rate_bps") or 1e9)
+        return Trial(
+            wan=self._wan,
+            data=self._data,
+            running=self._servers[PEERS[name].server],
+            scratch=self._scratch,
+            peer=PEERS[name],
+            workload=workload,
             round_number=round_number,
             limit_s=self._plan.limit_s,
+            work_s=max(WORK_S, WORK_SHARE * other_s),
         )
-        command = [sys.executable, "-m", f"{__package__}.client", json.dumps(asdict(task))]
-        if peer.private_mounts:
-            unshare = which("unshare")
-            assert unshare is not None
-            command = [unshare, "--mount", "--propagation", "private", *command]
-        environment = {
-            **os.environ,
-            "TMPDIR": str(self._scratch),  # what a killed reader leaves goes with everything else
-            "BENCH_SERVER_FOLDER": str(running.folder),
-            "BENCH_DATA_FOLDER": str(self._data.folder),
-        }
-        with contextlib.ExitStack() as stack:
-            publish = stack.enter_context(self._producer(running, peer.server, workload))
-            process = stack.enter_context(
-                self._near.popen(
-                    command,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=environment,
-                    start_new_session=True,
-                )
-            )
-            watchdog = threading.Timer(self._plan.limit_s + GRACE_S, process.kill)
-            watchdog.start()
-            stack.callback(watchdog.cancel)
-            stack.callback(lambda: process.poll() is None and process.kill())
-            return self._followed(process, workload, publish)
 
-    def _followed(
-        self, process: subprocess.Popen[str], workload: Workload, publish: Any
-    ) -> dict[str, Any]:
-        assert process.stdout is not None
-        result: dict[str, Any] = {}
-        with contextlib.ExitStack() as stack:
-            for line in process.stdout:
-                message = json.loads(line)
-                if "ready" not in message:
-                    result = message
-                    break
-                if workload.change:
-                    stack.enter_context(self._changing(workload.change))
-                publish()
-        _, errors = process.communicate()
-        if not result:
-            raise RuntimeError(
-                f"the client ended with {process.returncode}: {errors.strip()[-250:]}"
-            )
+    def _iperf3(self, flows: int, workload: Workload) -> dict[str, Any]:
+        """As long as the array takes at best, within limits; warm without its start."""
+        best_s = self._outcome.bounds_s[workload.name] or self._plan.limit_s
+        lasting_s = min(self._plan.limit_s, max(CONTROL_MIN_S, CONTROL_SHARE * best_s))
+        start_s = 0.0
+        if workload.warmth == "worked":
+            lasting_s = min(lasting_s, CONTROL_MAX_S)
+            start_s = CONTROL_START_S + CONTROL_START_RTTS * self._outcome.link["rtt_s"]
+        result = controls.iperf3(
+            self._near, self._far, flows, math.ceil(lasting_s), math.ceil(start_s)
+        )
+        if self._outcome.link.get("rate_bps"):
+            # What waited for a lost segment at the start comes in the first second: with that,
+            # eight flows seem to get more than passes.
+            most_bps = controls.goodput_bps(self._wan.profile)
+            result["bytes"] = min(result["bytes"], int(most_bps * result["seconds"] / 8))
         return result
-
-    @contextlib.contextmanager
-    def _producer(self, running: Running, server: str, workload: Workload) -> Iterator[Any]:
-        if workload.kind != "tail":
-            yield lambda: None
-            return
-        where = [server, str(running.folder), self._far.ipv4, str(running.port)]
-        command = [sys.executable, "-m", f"{__package__}.produce", *where]
-        command += [str(workload.rate_hz), str(workload.count)]
-        process = self._far.popen(command, stdin=subprocess.PIPE, text=True)
-
-        def publish() -> None:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-
-        try:
-            yield publish
-        finally:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-            end(process)
-
-    @contextlib.contextmanager
-    def _changing(self, change: str) -> Iterator[None]:
-        """The link changes and changes back meanwhile, and is as it was afterwards."""
-        profile = self._wan.profile
-        assert profile is not None
-        worse: dict[str, Any] = {"outage": "drop"}
-        better: dict[str, Any] = {"outage": "none"}
-        if change == "step":
-            assert profile.rate_bps is not None
-            worse = {"rate_bps": profile.rate_bps * controls.STEP_SHARE}
-            better = {"rate_bps": profile.rate_bps}
-        timers = [
-            threading.Timer(controls.STEP_AT_S, self._wan.change, [worse]),
-            threading.Timer(controls.STEP_AT_S + controls.STEP_S, self._wan.change, [better]),
-        ]
-        for timer in timers:
-            timer.start()
-        try:
-            yield
-        finally:
-            for timer in timers:
-                timer.cancel()
-                timer.join()
-            self._wan.change(better)
-
-    def _server_cpu_s(self, name: str) -> float:
-        """Of a peer's server and its children, so far."""
-        peer = PEERS.get(name)
-        running = self._servers.get(peer.server) if peer else None
-        total = 0.0
-        for process in running.processes if running else ():
-            with contextlib.suppress(psutil.Error):
-                parent = psutil.Process(process.pid)
-                for each in (parent, *parent.children(recursive=True)):
-                    times = each.cpu_times()
-                    total += times.user + times.system
-        return total
 
 
 def progress(line: str) -> None:
@@ -346,6 +270,8 @@ def _short(result: dict[str, Any]) -> str:
     text = f"{result['seconds']:8.3f} s {rate:8.1f} Mbit/s"
     if "p50_s" in result:
         text += f"  p50 {result['p50_s'] * 1e3:.1f} ms p99 {result['p99_s'] * 1e3:.1f} ms"
+    if result.get("recovered_s") is not None:
+        text += f"  recovered after {result['recovered_s']:.2f} s"
     if result.get("wrong"):
         text += "  WRONG BYTES"
     if not result.get("complete"):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 from .data import Extent, Sizes, header_extent, payload_extent
+from .link_states import Change, State
 
 READ_BYTES = 64 << 10
 OBJECT_BYTES = 10_000_000
@@ -17,15 +19,23 @@ SMALL_BYTES = 1 << 10
 STRIDE_BYTES = 1 << 20
 PAYLOAD_EVERY = 10
 TAIL_BYTES = 1 << 10
+SEEK_BYTES = 64 << 20
+"""Read in order, before the reader turns elsewhere."""
+
+DEMAND_MAX = 400
 SEED = 2
+
+Warmth = Literal["cold", "touched", "worked"]
+"""Nothing but the address is known; 1 KiB was read over the connection; another array was."""
 
 
 @dataclass(frozen=True)
 class Workload:
     """`kind` says how it is driven (see `client`), the rest with which figures.
 
-    `unit` is what is compared: `Mbit/s` (useful bytes by time; more is better) or `ms` (median
-    time of one read, or of the whole thing; less is better).
+    `unit` is what is compared: `Mbit/s` (useful bytes by time; more is better), `ms` (median
+    time of one read, of the whole thing, or until a changed link is filled again), or `MB` (that
+    crossed the link and nobody asked for); of these less is better.
     """
 
     name: str
@@ -35,9 +45,9 @@ class Workload:
     length: int = 0
     depth: int = 1
     count: int = 0
-    warm: bool = True
+    warmth: Warmth = "touched"
     rate_hz: float = 0.0
-    change: str = ""
+    change: Change | None = None
     """What happens to the link meanwhile."""
 
     def extents(self, sizes: Sizes, round_number: int) -> list[Extent]:
@@ -45,8 +55,13 @@ class Workload:
             case "sequential":
                 size = min(sizes.bulk_bytes, self.count or sizes.bulk_bytes)
                 return pieces(0, size, READ_BYTES)
-            case "random":
+            case "random" | "demand":
                 return self._random(sizes, round_number)
+            case "seek":
+                before = pieces(0, min(SEEK_BYTES, sizes.bulk_bytes // 4), READ_BYTES)
+                rng = random.Random(f"{SEED} {round_number}")
+                slots = rng.sample(range(sizes.bulk_bytes // 2, sizes.bulk_bytes, READ_BYTES), 4)
+                return [*before, *((slot, READ_BYTES) for slot in slots)]
             case "strided":
                 starts = range(0, sizes.bulk_bytes - READ_BYTES + 1, STRIDE_BYTES)
                 return [(start, READ_BYTES) for start in starts][: self.count]
@@ -66,13 +81,15 @@ class Workload:
 
     def _random(self, sizes: Sizes, round_number: int) -> list[Extent]:
         rng = random.Random(f"{SEED} {self.name} {round_number}")
-        slots = sizes.bulk_bytes // self.length
+        slots = sizes.of(self.source) // self.length
         chosen = rng.sample(range(slots), min(self.count, slots))
         return [(slot * self.length, self.length) for slot in chosen]
 
     @property
     def source(self) -> str:
         """Which of the dataset's files."""
+        if self.kind == "demand":
+            return "spots"
         return "blocks" if self.kind in ("headers", "payloads") else "bulk"
 
 
@@ -83,7 +100,7 @@ def pieces(start: int, stop: int, length: int) -> list[Extent]:
 
 def _tail(rate_hz: int) -> Workload:
     title = f"live tail, 1 KiB blocks, {rate_hz}/s: publish to usable"
-    count = max(20, 2 * rate_hz)
+    count = max(20, 4 * rate_hz)
     return Workload(f"tail-{rate_hz}", "tail", title, "ms", rate_hz=rate_hz, count=count)
 
 
@@ -96,8 +113,17 @@ def _random(kib: int, depth: int) -> Workload:
     )
 
 
+def _changing(name: str, title: str, *states: State, at_s: float = 2.0) -> Workload:
+    """Read in order meanwhile, and by a session that knows the link as it was."""
+    times = [0.0, *(at_s * number for number in range(1, len(states)))]
+    change = Change(tuple(zip(times, states, strict=True)))
+    title = f"{title}, in mid-read: until 90 % of the rate again"
+    return Workload(name, "sequential", title, "ms", warmth="worked", change=change)
+
+
 ALL = (
-    Workload("bulk", "sequential", "256 MB in 64 KiB reads, warm", "Mbit/s"),
+    Workload("bulk", "sequential", "256 MB in 64 KiB reads, warm", "Mbit/s", warmth="worked"),
+    Workload("bulk-cold", "sequential", "connect, 256 MB in 64 KiB reads", "Mbit/s", warmth="cold"),
     Workload("headers", "headers", "headers of 10,000 blocks (64 B of 16 KiB)", "ms"),
     Workload("payloads", "payloads", "the headers, then every tenth payload", "ms"),
     _random(4, 1),
@@ -108,26 +134,26 @@ ALL = (
     _tail(10),
     _tail(100),
     _tail(1000),
-    Workload("first-cold", "first", "connect and read 1 KiB", "ms", length=SMALL_BYTES, warm=False),
+    Workload(
+        "first-cold", "first", "connect and read 1 KiB", "ms", length=SMALL_BYTES, warmth="cold"
+    ),
     Workload("first-warm", "first", "open and read 1 KiB, warm", "ms", length=SMALL_BYTES),
     Workload(
-        "object-cold", "first", "connect and read 10 MB", "ms", length=OBJECT_BYTES, warm=False
+        "object-cold", "first", "connect and read 10 MB", "ms", length=OBJECT_BYTES, warmth="cold"
     ),
     Workload(
-        "step",
-        "sequential",
-        "64 MB; after 0.5 s a quarter of the rate for 2 s",
+        "demand",
+        "demand",
+        "random 4 KiB, while 256 MB are read in order beside them",
         "ms",
-        count=64 << 20,
-        change="step",
+        length=4 << 10,
+        count=DEMAND_MAX,
+        warmth="worked",
     ),
-    Workload(
-        "outage",
-        "sequential",
-        "64 MB; after 0.5 s nothing passes for 2 s",
-        "ms",
-        count=64 << 20,
-        change="outage",
-    ),
+    Workload("seek", "seek", "64 MB in order, then 4 reads elsewhere: waste", "MB"),
+    _changing("step-up", "rate x 4", State(rate=0.25), State(), at_s=3.0),
+    _changing("step-down", "rate / 4", State(), State(rate=0.25)),
+    _changing("rtt-up", "round trip x 3", State(), State(rtt=3.0)),
+    _changing("outage", "after 2 s of nothing", State(), State(outage=True), State()),
 )
 BY_NAME = {workload.name: workload for workload in ALL}

@@ -29,5 +29,6 @@ for connections in (1, 16):
             functools.partial(Aria2Reader, connections=connections),
             frozenset({"sequential"}),
             programs=("aria2c",),
+            connections=connections,
         )
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import BLOCK_BYTES, HEADER_BYTES, Extent
+from ..data import ARRAYS, BLOCK_BYTES, HEADER_BYTES, Extent
 from .interface import Buffer, Peer, Reader, Running, paced, register, serves
 
 LIVE_BYTES = 64 << 20
@@ -27,25 +27,42 @@ def produce(folder: str, _host: str, _port: int, rate_hz: float, count: int, len
             ring.append(block)
 
 
+DAEMON = ("-m", "dsm_server.daemon")
+REFUSED = "from dsm_server import congestion, daemon; congestion.WANTED = 'none'; daemon.main()"
+"""A node that is not allowed BBR for its sockets: what it asks for, there is not."""
+
+
 @serves(name="node", produce=produce)
 def node(running: Running) -> Iterator[None]:
+    yield from _node(running, DAEMON)
+
+
+@serves(name="node-refused")
+def node_refused(running: Running) -> Iterator[None]:
+    yield from _node(running, ("-c", REFUSED))
+
+
+def _node(running: Running, program: tuple[str, str]) -> Iterator[None]:
     from dsm.segment import create_region, create_ring
 
     root = running.folder / "root"
     root.mkdir(exist_ok=True)
     data = running.data
-    with create_region(root, "bulk", size_bytes=data.sizes.bulk_bytes) as region:  # noqa: SIM117
-        with region.write() as view:
-            view[:] = data.bytes_of("bulk")
+    for name in ARRAYS:
+        with (
+            create_region(root, name, size_bytes=data.sizes.of(name)) as region,
+            region.write() as view,
+        ):
+            view[:] = data.bytes_of(name)
     blocks = data.bytes_of("blocks")
-    capacity = data.sizes.blocks_bytes + (1 << 20)
+    capacity = data.sizes.of("blocks") + (1 << 20)
     with create_ring(
         root, "blocks", capacity_bytes=capacity, header_bytes=HEADER_BYTES, slots=data.sizes.blocks
     ) as ring:
         for seq in range(data.sizes.blocks):
             ring.append(blocks[seq * BLOCK_BYTES : (seq + 1) * BLOCK_BYTES])
     create_ring(root, "live", capacity_bytes=LIVE_BYTES, header_bytes=16).close()
-    command = [sys.executable, "-m", "dsm_server.daemon", "--insecure", "--root", str(root)]
+    command = [sys.executable, *program, "--insecure", "--root", str(root)]
     with running.program([*command, "--listen", f"{running.host.ipv4}:{running.port}"]):
         yield
 
@@ -141,9 +158,21 @@ class DsmReader(Reader):
         return list(self._opened.values())[-1].explain() if self._opened else ""
 
 
-KINDS = frozenset({"sequential", "random", "strided", "headers", "payloads", "first", "tail"})
+KINDS = frozenset(
+    {"sequential", "random", "strided", "headers", "payloads", "first", "tail", "demand", "seek"}
+)
 
 
 for name, title in (("dsm", "this project, defaults"), ("dsm-hints", "this project, hints given")):
     opened = functools.partial(DsmReader, best=name == "dsm-hints")
     register(Peer(name, "node", title, opened, KINDS, ("dsm_client",)))
+register(
+    Peer(
+        "dsm-refused",
+        "node-refused",
+        "this project, BBR refused to the node",
+        functools.partial(DsmReader, best=False),
+        frozenset({"sequential"}),
+        ("dsm_client",),
+    )
+)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..data import BLOCK_BYTES, HEADER_BYTES, Dataset, Extent, Sizes
+from ..data import BLOCK_BYTES, FILES, HEADER_BYTES, Dataset, Extent, Sizes
 from .interface import Buffer, Peer, Reader, Running, register, serves
 
 BATCH_BYTES = 1 << 20
@@ -107,7 +107,9 @@ def fixed(column: Any, width: int) -> Iterator[memoryview]:
         yield view[row * width : (row + 1) * width]
 
 
-KINDS = frozenset({"sequential", "random", "strided", "headers", "payloads", "first"})
+KINDS = frozenset(
+    {"sequential", "random", "strided", "headers", "payloads", "first", "demand", "seek"}
+)
 MODULES = ("pyarrow.flight", "numpy")
 for count, name in ((1, "flight"), (ENDPOINTS, f"flight-{ENDPOINTS}")):
     register(
@@ -116,8 +118,9 @@ for count, name in ((1, "flight"), (ENDPOINTS, f"flight-{ENDPOINTS}")):
             "flight",
             "Arrow Flight" + (f", {count} endpoints" if count > 1 else ""),
             functools.partial(FlightReader, endpoints=count),
-            KINDS if count == 1 else frozenset({"sequential", "random"}),
+            KINDS if count == 1 else frozenset({"sequential", "random", "demand", "seek"}),
             MODULES,
+            connections=count,
             in_order=count == 1,
         )
     )
@@ -130,7 +133,7 @@ def serve(address: str, folder: str, bulk_bytes: str, blocks: str) -> None:
     from pyarrow import flight as service
 
     data = Dataset(Path(folder), Sizes(int(bulk_bytes), int(blocks)))
-    files = {name: arrow.py_buffer(data.bytes_of(name)) for name in ("bulk", "blocks")}
+    files = {name: arrow.py_buffer(data.bytes_of(name)) for name in FILES}
     rows = numpy.frombuffer(data.bytes_of("blocks"), "u1").reshape(-1, BLOCK_BYTES)
 
     def fixed_column(part: Any) -> Any:

@@ -135,7 +135,7 @@ class RangesReader(HttpReader):
 
 
 MODULES = ("fsspec", "aiohttp", "fsspec.implementations.http")
-PIECEWISE = frozenset({"sequential", "random", "strided", "first"})
+PIECEWISE = frozenset({"sequential", "random", "strided", "first", "demand", "seek"})
 ALL = PIECEWISE | {"headers", "payloads"}
 
 
@@ -147,8 +147,8 @@ def _cached(name: str, cache: str, kinds: frozenset[str]) -> None:
 
 _cached("http", "", ALL)
 _cached("http-readahead", "readahead", PIECEWISE)
-_cached("http-background", "background", frozenset({"sequential", "strided"}))
-_cached("http-adaptive", "adaptive", frozenset({"sequential", "strided"}))
+_cached("http-background", "background", frozenset({"sequential", "strided", "demand", "seek"}))
+_cached("http-adaptive", "adaptive", frozenset({"sequential", "strided", "demand", "seek"}))
 register(
     Peer(
         "http-ranges",
@@ -157,6 +157,7 @@ register(
         RangesReader,
         ALL,
         MODULES,
+        connections=RANGES_AT_A_TIME,
         in_order=False,
     )
 )

@@ -14,19 +14,21 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..data import Dataset, Extent
+from ..workloads import READ_BYTES, pieces
 
 Buffer = bytes | bytearray | memoryview
 
 START_S = 20.0
 PORTS = {
     "node": 7400,
+    "node-refused": 7401,
     "nginx": 8080,
     "redis": 6379,
     "nats": 4222,
@@ -47,6 +49,15 @@ class Reader:
     def warm(self, name: str, size: int) -> None:
         """One small read, at the end of a file, so that the connection stands."""
         self.read(name, size - 1024, 1024)
+
+    def work(self, name: str, size: int, limit_s: float) -> None:
+        """Read an array in order, for so long at most: then the path is known, and lanes are up."""
+        over = time.monotonic() + limit_s
+        reads = self.sequential(name, pieces(0, size, READ_BYTES))
+        for _ in reads:
+            if time.monotonic() > over:
+                break
+        let_go(reads)
 
     def stop(self) -> int:
         """Its time is over: give up what is under way. Bytes that came and were not yielded."""
@@ -108,6 +119,8 @@ class Peer:
     """The kinds that it can do."""
     modules: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    connections: int = 1
+    """That it reads an array with, if that is not measured but fixed."""
     in_order: bool = True
     """What came can be read at once; `False` where it waits for what other connections bring."""
     private_mounts: bool = False
@@ -212,6 +225,12 @@ def end(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def let_go(reads: Iterator[Any]) -> None:
+    """Whoever reads has enough, before the end."""
+    if isinstance(reads, Generator):
+        reads.close()
 
 
 def paced(count: int, rate_hz: float, length: int) -> Iterator[bytes]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..data import BLOCK_BYTES, HEADER_BYTES, Extent
+from ..data import ARRAYS, BLOCK_BYTES, HEADER_BYTES, Extent
 from .interface import Buffer, Peer, Reader, Running, paced, register, serves
 
 CONFIGURATION = """
@@ -60,8 +61,9 @@ def nats(running: Running) -> Iterator[None]:
         await stream.add_stream(
             name="blocks", subjects=["blocks.>"], storage="memory", allow_direct=True
         )
-        store = await stream.create_object_store("bulk", storage="memory")
-        await store.put("bulk", bytes(running.data.bytes_of("bulk")))
+        store = await stream.create_object_store("arrays", storage="memory")
+        for name in ARRAYS:
+            await store.put(name, bytes(running.data.bytes_of(name)))
         blocks = running.data.bytes_of("blocks")
         for seq in range(running.data.sizes.blocks):
             at = seq * BLOCK_BYTES
@@ -95,22 +97,26 @@ class NatsReader(Reader):
 
     def sequential(self, name: str, extents: Sequence[Extent]) -> Iterator[Buffer]:
         """As much as has come is handed over after every turn of the loop."""
-        store = self._run(self._stream.object_store("bulk"))
+        store = self._run(self._stream.object_store("arrays"))
         came = _Pieces(extents[0][1])
-        getting = self._loop.create_task(store.get("bulk", writeinto=came))
+        getting = self._loop.create_task(store.get(name, writeinto=came))
         handed, wanted = 0, len(extents)
-        while handed < wanted:
-            while came.ready and handed < wanted:
-                handed += 1
-                yield came.ready.pop(0)
-            if handed < wanted:
-                if getting.done():
-                    getting.result()
-                    came.flush()
-                    assert came.ready, "the object is shorter than it should be"
-                else:
-                    self._run(asyncio.sleep(0))
-        getting.cancel()
+        try:
+            while handed < wanted:
+                while came.ready and handed < wanted:
+                    handed += 1
+                    yield came.ready.pop(0)
+                if handed < wanted:
+                    if getting.done():
+                        getting.result()
+                        came.flush()
+                        assert came.ready, "the object is shorter than it should be"
+                    else:
+                        self._run(asyncio.sleep(0))
+        finally:
+            getting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                self._run(getting)
 
     def headers(self, count: int) -> Iterator[Buffer]:
         from nats.js.api import ConsumerConfig

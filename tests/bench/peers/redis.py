@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..data import Extent, header_extent, payload_extent
+from ..data import FILES, Extent, header_extent, payload_extent
 from .interface import Buffer, Peer, Reader, Running, paced, register, serves
 
 PIPELINED_BYTES = 16 << 20
@@ -29,7 +29,7 @@ def redis(running: Running) -> Iterator[None]:
 
         def load() -> None:
             client = _connect(host, port)
-            for name in ("bulk", "blocks"):
+            for name in FILES:
                 client.set(name, bytes(running.data.bytes_of(name)))
             client.close()
 
@@ -116,7 +116,7 @@ register(
         "redis",
         "Redis, GETRANGE one by one",
         RedisReader,
-        frozenset({"sequential", "random", "strided", "first", "tail"}),
+        frozenset({"sequential", "random", "strided", "first", "tail", "demand", "seek"}),
         MODULES,
     )
 )
@@ -126,7 +126,7 @@ register(
         "redis",
         "Redis, GETRANGE pipelined",
         PipelinedReader,
-        frozenset({"sequential", "random", "headers", "payloads"}),
+        frozenset({"sequential", "random", "headers", "payloads", "demand", "seek"}),
         MODULES,
     )
 )

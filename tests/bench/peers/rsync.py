@@ -44,6 +44,9 @@ class CopyReader(Reader):
     def warm(self, name: str, size: int) -> None:
         """Every run of such a program connects anew."""
 
+    def work(self, name: str, size: int, limit_s: float) -> None:
+        """So nothing is gained by it."""
+
     def command(self, name: str) -> list[str]:
         raise NotImplementedError
 

@@ -8,6 +8,7 @@ import pwd
 import shutil
 from collections.abc import Iterator
 
+from ..data import FILES
 from .interface import Peer, Running, register, serves
 from .rsync import CopyReader
 
@@ -27,7 +28,7 @@ def xrootd(running: Running) -> Iterator[None]:
     root = running.folder / "xroot"
     (root / "data").mkdir(parents=True)
     (running.folder / "xrd").mkdir()
-    for name in ("bulk", "blocks"):
+    for name in FILES:
         os.link(running.data.path(name), root / "data" / name)
     file = running.folder / "xrootd.cfg"
     file.write_text(CONFIGURATION.format(folder=running.folder, port=running.port))
@@ -60,5 +61,6 @@ for streams in (1, 15):
             functools.partial(XrdcpReader, streams=streams),
             frozenset({"sequential"}),
             programs=("xrdcp",),
+            connections=streams,
         )
     )

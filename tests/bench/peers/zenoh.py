@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from ..data import Dataset, Extent, Sizes
+from ..data import FILES, Dataset, Extent, Sizes
 from .interface import PORTS, Buffer, Peer, Reader, Running, paced, register, serves
 
 REPLY_BYTES = 1 << 20
@@ -108,7 +108,7 @@ register(
         "zenoh",
         "Zenoh, reliable and blocking",
         ZenohReader,
-        frozenset({"sequential", "random", "strided", "first", "tail"}),
+        frozenset({"sequential", "random", "strided", "first", "tail", "demand", "seek"}),
         ("zenoh",),
     )
 )
@@ -119,7 +119,7 @@ def serve(endpoint: str, folder: str, bulk_bytes: str, blocks: str) -> None:
     import zenoh
 
     data = Dataset(Path(folder), Sizes(int(bulk_bytes), int(blocks)))
-    files = {name: data.bytes_of(name) for name in ("bulk", "blocks")}
+    files = {name: data.bytes_of(name) for name in FILES}
 
     def answer(query: Any) -> None:
         view = files[str(query.key_expr).partition("/")[2]]

@@ -1,0 +1,148 @@
+"""What is measured on which link unless said otherwise, and how much time there is for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .experiment import Setting
+from .peers import PEERS
+from .targets import CHANGES_RATE_BPS
+from .workloads import ALL, BY_NAME, Workload
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One link: these workloads by these peers. No round begins that would end after the budget."""
+
+    setting: Setting
+    workloads: tuple[str, ...]
+    peers: tuple[str, ...]
+    budget_s: float
+    limit_s: float = 10.0
+    rounds: int = 5
+    part: str = ""
+    """Of the table."""
+
+    def ordered(self) -> tuple[Workload, ...]:
+        return tuple(workload for workload in ALL if workload.name in self.workloads)
+
+
+PROFILES = ("metro", "continental", "transatlantic", "transpacific", "leo", "geo")
+TRANSATLANTIC = Setting("transatlantic", "bbr")
+METRO = Setting("metro", "bbr")
+
+PEERS_BULK = ("dsm", "dsm-hints", "flight", "flight-8", "http-ranges")
+PEERS_MANY = (
+    *("dsm", "dsm-hints", "flight", "http-readahead", "http-ranges"),
+    *("redis", "redis-pipelined", "nats", "zenoh"),
+)
+PEERS_QUICK = ("dsm", "dsm-hints", "flight", "http-readahead", "redis-pipelined")
+SINGLE = ("flight", "http-readahead", "http-ranges", "redis", "zenoh")
+CHANGES = ("step-up", "step-down", "rtt-up", "outage")
+
+# ── make bench: less than 20 minutes ──
+
+DEFAULTS = (
+    Choice(
+        TRANSATLANTIC,
+        ("bulk",),
+        (*PEERS_BULK, "http-readahead", "redis-pipelined"),
+        budget_s=400.0,
+        limit_s=8.0,
+    ),
+    Choice(
+        TRANSATLANTIC,
+        (
+            *("headers", "random-4k-1", "random-64k-16", "tail-100"),
+            *("first-cold", "first-warm", "object-cold"),
+        ),
+        PEERS_MANY,
+        budget_s=330.0,
+    ),
+    Choice(Setting("transatlantic", "cubic"), ("bulk",), PEERS_BULK, budget_s=220.0),
+    Choice(METRO, ("bulk", "headers"), PEERS_BULK, budget_s=130.0),
+)
+QUICK = (
+    Choice(
+        METRO,
+        ("bulk", "headers", "random-4k-1", "tail-100", "first-cold"),
+        PEERS_QUICK,
+        budget_s=60.0,
+        rounds=2,
+    ),
+)
+FULL = tuple(
+    Choice(Setting(profile, congestion), tuple(BY_NAME), tuple(PEERS), 1800.0, limit_s=60.0)
+    for profile in PROFILES
+    for congestion in ("bbr", "cubic")
+)
+
+# ── the table of targets: a bit more than an hour ──
+
+BULK_S = {
+    "metro": 180.0,
+    "continental": 200.0,
+    "transatlantic": 230.0,
+    "transpacific": 300.0,
+    "leo": 360.0,
+    "geo": 780.0,
+}
+"""For five rounds of three iperf3 and one read of 256 MB; see `--profile`."""
+
+READS_OURS = (
+    *("first-warm", "headers", "random-4k-1", "random-64k-1", "random-4k-16", "random-64k-16"),
+    *("demand", "seek", "bulk-cold"),
+)
+TABLE = (
+    *(
+        Choice(Setting(profile, "bbr"), ("bulk",), ("dsm",), budget_s, limit_s=75.0, part="bulk")
+        for profile, budget_s in BULK_S.items()
+    ),
+    *(
+        Choice(
+            Setting(profile, "cubic"),
+            ("bulk",),
+            ("dsm", "dsm-refused", "flight", "http-readahead"),
+            budget_s,
+            limit_s=12.0,
+            part="loss-based",
+        )
+        for profile, budget_s in (
+            ("continental", 300.0),
+            ("transatlantic", 330.0),
+            ("transpacific", 360.0),
+        )
+    ),
+    Choice(TRANSATLANTIC, READS_OURS, ("dsm", "dsm-hints"), budget_s=420.0, part="reads"),
+    Choice(
+        TRANSATLANTIC,
+        ("first-cold", "object-cold"),
+        ("dsm", *SINGLE),
+        budget_s=120.0,
+        part="reads",
+    ),
+    Choice(
+        Setting("transatlantic", "bbr", overrides=(("loss", 0.0),)),
+        ("tail-10", "tail-100", "tail-1000"),
+        ("dsm", "nats", "redis", "zenoh"),
+        budget_s=420.0,
+        part="live",
+    ),
+    Choice(
+        Setting("transatlantic", "bbr", overrides=(("rate_bps", CHANGES_RATE_BPS),)),
+        CHANGES,
+        ("dsm", "flight"),
+        budget_s=560.0,
+        limit_s=20.0,
+        part="changes",
+    ),
+    Choice(TRANSATLANTIC, ("bulk",), tuple(PEERS), 1200.0, limit_s=8.0, part="peers"),
+    Choice(
+        TRANSATLANTIC,
+        ("headers", "payloads", "random-4k-1", "random-64k-16", "strided", "tail-100"),
+        ("dsm", "flight", "http-ranges", "redis", "redis-pipelined", "nats", "zenoh"),
+        budget_s=720.0,
+        part="peers",
+    ),
+)
+TABLE_PARTS = tuple(dict.fromkeys(choice.part for choice in TABLE))
