@@ -55,6 +55,7 @@ class Arrival:
     rate: float  # bytes per second, 0: no sample
     limited: bool
     round_ended: bool
+    round_rate: float  # of all of the round that ended, bytes per second
     sent_at: float
     ahead_bytes: int  # in flight when its request was sent
     first_byte_s: float | None  # from request to first bytes, if these are the first
@@ -72,13 +73,16 @@ class DeliveryMeter:
         self._window_sent_at = 0.0
         self._full_at = float("-inf")
         self._round_from = 0
+        self._round_at = 0.0
 
     def request_sent(
         self, request_id: int, expected_bytes: int, now: float, *, parked: bool, window_bytes: int
     ) -> None:
         assert request_id not in self._requests, f"request {request_id} was sent already"
         if not self._requests:
-            self._delivered_at = self._window_sent_at = now  # what was idle is not slow
+            self._delivered_at = self._window_sent_at = self._round_at = (
+                now  # what was idle is not slow
+            )
         self._requests[request_id] = _Request(
             sent_at=now,
             left_bytes=expected_bytes,
@@ -116,14 +120,18 @@ class DeliveryMeter:
             request.sent_at - request.window_sent_at, now - request.delivered_before_at
         )
         round_ended = request.delivered_before >= self._round_from
+        round_rate = 0.0
         if round_ended:
-            self._round_from = self._delivered
+            if now > self._round_at:
+                round_rate = (self._delivered - self._round_from) / (now - self._round_at)
+            self._round_from, self._round_at = self._delivered, now
         first = not request.started
         request.started = True
         return Arrival(
             rate=(self._delivered - request.delivered_before) / interval_s if interval_s else 0.0,
             limited=request.limited or self._full_at < request.sent_at,
             round_ended=round_ended,
+            round_rate=round_rate,
             sent_at=request.sent_at,
             ahead_bytes=request.ahead_bytes,
             first_byte_s=now - request.sent_at if first else None,

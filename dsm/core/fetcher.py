@@ -43,6 +43,10 @@ lane that lost a segment holds up the rest, and as much again where it loses the
 EXTENTS_MAX = 1024
 """In one request: 10 KB of it, and a quarter of what one message may hold (`RUNS_MAX`)."""
 
+SCATTERED_REQUESTS = 4
+"""On each lane, for a list: its frames are small whatever the request, so larger ones keep nobody
+waiting, and a list of a thousand pages is some tens of messages on any path."""
+
 PARKED_REQUESTS = 4
 """Requests that cover what is asked for beyond the head of a live ring."""
 
@@ -312,6 +316,9 @@ class Fetcher:
         unit, total = self.source.unit_bytes(header_bytes), sum(e.length for e in extents)
         units = total if park else max(1, int(self.puller.request_bytes / unit))
         window, most = int(self.puller.window_bytes / unit), int(REQUEST_BYTES_MAX / unit)
+        if len(extents) > 1:
+            share = total // (SCATTERED_REQUESTS * self.puller.bulk_lanes)
+            units = max(units, min(share, most))
         for batch in _batches(extents, units, max(1, window), max(units, most)):
             for read, asked in self._worded(batch, header_bytes, park):
                 id = self.puller.submit(
@@ -383,7 +390,7 @@ class Fetcher:
                 waiter.left.discard(*part)
                 for lacking in self._missing(part, waiter.header_bytes):
                     waiter.left.add(*lacking)
-            if not waiter.left.total:
+            if True:
                 del self._waiters[token]
                 self.woken.append((token, None))
 

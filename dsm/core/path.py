@@ -129,6 +129,7 @@ class PathEstimator:
         self._plateau_rounds = 0
         self._round = 0
         self._round_rate = 0.0
+        self._last_round_rate = 0.0
         self._trend = Trend()
         self._drain_until = 0.0
         self._fell = False  # the drain is there because the rate fell
@@ -174,15 +175,10 @@ class PathEstimator:
         self._latency.pinged(-self._rtt.value, now)
         if self._phase != "drain":
             full = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
-            prompt = self._spare.pinged(rtt_s, -self._rtt.value, now, full=full)
-            if full and not prompt:
-                self._path_is_full(now)
-
-    def _path_is_full(self, now: float) -> None:
-        """What is in flight beyond the product stands in its queue."""
-        self._margin_s = max(self._margin_s / 2, JITTER_S)
-        if self._phase == "startup" and self._rate.value:
-            self._startup_ended(now)
+            spare = full and self._phase != "startup"
+            prompt = self._spare.pinged(rtt_s, -self._rtt.value, now, full=spare)
+            if full and not prompt:  # what is in flight beyond the product is in its queue
+                self._margin_s = max(self._margin_s / 2, JITTER_S)
 
     def ping_interval_s(self, now: float) -> float:
         """When to send the next ping, from now: more often where a window is in flight."""
@@ -223,8 +219,15 @@ class PathEstimator:
         evidence = not arrival.limited and self._phase != "drain"
         if evidence:
             self._round_rate = max(self._round_rate, arrival.rate)
-        if evidence or arrival.rate > self._rate.value:
-            self._rate.sampled(self._round, arrival.rate)
+        if self._phase == "startup":
+            rate = arrival.rate
+        elif arrival.round_ended:  # lanes that were held up deliver all at once: look at two rounds
+            rate = (arrival.round_rate + (self._last_round_rate or arrival.round_rate)) / 2
+            self._last_round_rate = arrival.round_rate
+        else:
+            return
+        if evidence or rate > self._rate.value:
+            self._rate.sampled(self._round, rate)
 
     def _first_byte_arrived(
         self, arrival: Arrival, first_byte_s: float, wire_bytes: int, now: float
@@ -259,16 +262,15 @@ class PathEstimator:
             return
         self._plateau_rounds += 1
         free = self._spare.path_is_free(self._latency.base_s, now)
-        queued = self._latency.loaded_s > 2 * self._latency.base_s and not free
+        queued = self._spare.path_is_full or (
+            self._latency.loaded_s > 2 * self._latency.base_s and not free
+        )
         if queued or self._plateau_rounds >= PLATEAU_ROUNDS * (1 + free):
             if free:
                 ahead_s = CRUISE_GAIN * self._latency.base_s + self._margin_s
                 self._spare.startup_ended(self._rate.value, ahead_s, self._latency.base_s)
-            self._startup_ended(now)
-
-    def _startup_ended(self, now: float) -> None:
-        self._latency.rate_known(self._rate.value)
-        self._enter("cruise")
+            self._latency.rate_known(self._rate.value)
+            self._enter("cruise")
 
     def _steady_round_ended(self, now: float) -> None:
         if not self._round_rate:  # the application did not fill the window: what was settled is not
@@ -294,7 +296,8 @@ class PathEstimator:
         self._phase_bytes = self.window_bytes(now)
 
     def _probed(self, now: float) -> None:
-        if self._round_rate < PROBE_GROWTH * self._phase_rate:
+        free = self._spare.path_is_free(self._latency.base_s, now)
+        if self._round_rate < PROBE_GROWTH * self._phase_rate or not free:
             self._margin_s = max(MARGIN_DECAY * self._margin_s, JITTER_S)
             self._enter("cruise")
             return

@@ -34,16 +34,16 @@ from dsm.model import Extent
 PatternKind = Literal["sequential", "strided", "backward", "random", "unknown"]
 Hint = Literal["sequential", "random", "normal"]
 
-AHEAD_PER_RUN = 16
-"""Times the run so far, while there is credit: 64 KiB that were read make it 1 MiB, and that the
-whole window of any path of up to 17 MB, so it is open after two round trips..."""
+AHEAD_PER_RUN = 4
+"""Times the run so far: the window grows fivefold in a round trip, faster than TCP's slow start
+beneath it, and Linux begins with the same four (get_init_ra_size)."""
 
-AHEAD_PER_RUN_WITHOUT_CREDIT = 4
-"""...else so many, with which Linux begins (get_init_ra_size)."""
+AHEAD_PER_RUN_ON_CREDIT = 16
+"""...and more where credit pays for it if it is in vain: TCP's slow start may be over already."""
 
 CREDIT_PER_READ = 0.05
 CREDIT_PER_HIT = 0.5
-CREDIT_READS = 8
+CREDIT_READS = 4
 """To begin with, in reads."""
 
 CREDIT_READS_MAX = 80
@@ -266,8 +266,11 @@ class PrefetchPlanner:
         shares = [round(window_units * weight / sum(weights)) for weight in weights]
         if self._hint == "sequential":
             return list(zip(streams, shares, strict=True))
-        per_run = AHEAD_PER_RUN if self._credit > 0 else AHEAD_PER_RUN_WITHOUT_CREDIT
         return [
-            (stream, min(share, per_run * stream.run_units))
+            (stream, min(share, self._worth(stream.run_units)))
             for stream, share in zip(streams, shares, strict=True)
         ]
+
+    def _worth(self, run_units: int) -> int:
+        on_credit = min(AHEAD_PER_RUN_ON_CREDIT * run_units, int(self._credit))
+        return max(AHEAD_PER_RUN * run_units, on_credit)

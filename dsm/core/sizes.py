@@ -29,7 +29,7 @@ FULL_BYTES = 128 << 10
 """A message costs both sides about 0.2 ms (on loopback), which at 64 KiB is more than the bytes
 themselves: no request needs to be below this for the sake of evenness..."""
 
-MESSAGE_S = 0.002
+MESSAGE_S = 0.001
 """...unless it takes longer than this at the path's rate: ten times what it costs."""
 
 FIRST_BYTES = 14_000

@@ -51,6 +51,7 @@ class Spare:
         self._rounds: list[tuple[int, float]] = []  # of start-up: window bytes, rate
         self._least_s = 0.0
         self._prompt_at = float("-inf")
+        self._late = False
 
     def startup_round_ended(self, window_bytes: int, rate: float) -> None:
         self._rounds.append((window_bytes, rate))
@@ -65,6 +66,7 @@ class Spare:
         """Whether it was prompt. `full`: as much was in flight as the window allows."""
         prompt = rtt_s - least_s < PROMPT * least_s + PROMPT_S
         self._prompt_at = now if prompt else float("-inf")
+        self._late = not prompt
         if not prompt:
             halved = self.spare_s / 2
             self.spare_s = halved if halved > SPARE_BASES_STEP / 4 * least_s else 0.0
@@ -72,6 +74,11 @@ class Spare:
             wanted = max(2 * self.spare_s, SPARE_BASES_STEP * least_s)
             self.spare_s = min(wanted, SPARE_BASES_MAX * least_s)
         return prompt
+
+    @property
+    def path_is_full(self) -> bool:
+        """The last ping was late."""
+        return self._late
 
     def path_is_free(self, base_s: float, now: float) -> bool:
         """The last ping was prompt, and recent: whatever it is that delays, it is no queue."""

@@ -106,8 +106,9 @@ class Stream:
         return 1 if start - self.stop <= self._skip_max(stop - start, gap_units) else 0
 
     def _skip_max(self, length: int, gap_units: int) -> int:
-        """What is covered was fetched anyway: to read on from anywhere in it is a skip."""
-        if self.proven:
+        """What is covered was fetched anyway: to read on from anywhere in it is a skip, once it is
+        known that it is read on at all."""
+        if self.proof > PROOF_WANTED:
             return max(gap_units, self.covered_units - 1)
         return min(gap_units, SKIP_LENGTHS * length)
 

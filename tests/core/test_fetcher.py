@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dsm.core.extents import ExtentSet
-from dsm.core.fetcher import ATTEMPTS_MAX, Fetcher
+from dsm.core.fetcher import ATTEMPTS_MAX, EXTENTS_MAX, Fetcher, _batches
 from dsm.core.path import PathEstimator
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller, Send
-from dsm.core.reads import Read, ReadBlocks, Request, Urgency
+from dsm.core.reads import Read, ReadBlocks, ReadPages, Request, Urgency
 from dsm.errors import DsmError, Overrun
 from dsm.model import Extent, Gap
 
@@ -59,7 +59,7 @@ class Fetching(RuleBasedStateMachine):
         )
         self.sent: dict[int, tuple[int, Request]] = {}
         self.at: dict[int, int] = {}  # how far each request was answered
-        self.waiting: dict[int, tuple[int, int, int | None]] = {}
+        self.waiting: dict[int, tuple[list[Extent], int | None]] = {}
         self.next_token = 1
 
     def _depth(self, request: Request) -> int | None:
@@ -71,8 +71,16 @@ class Fetching(RuleBasedStateMachine):
     @rule(start=st.integers(0, HEAD - 1), length=st.integers(1, 12), depth=DEPTHS)
     def wait(self, start: int, length: int, depth: int | None) -> None:
         stop = min(HEAD, start + length)
-        self.waiting[self.next_token] = (start, stop, depth)
+        self.waiting[self.next_token] = ([Extent(start, stop)], depth)
         self.fetcher.awaited(self.next_token, start, stop, depth)
+        self.next_token += 1
+        self._settle()
+
+    @rule(seqs=st.sets(st.integers(0, HEAD - 1), min_size=1, max_size=20), depth=DEPTHS)
+    def wait_for_all(self, seqs: set[int], depth: int | None) -> None:
+        extents = list(ExtentSet((seq, seq + 1) for seq in sorted(seqs)))
+        self.waiting[self.next_token] = (extents, depth)
+        self.fetcher.awaited_all(self.next_token, extents, depth)
         self.next_token += 1
         self._settle()
 
@@ -170,19 +178,18 @@ class Fetching(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         for token, error in self.fetcher.woken:
-            start, stop, depth = self.waiting.pop(token)  # exactly once
-            lacking = self.shadow.missing(start, stop, depth)
+            extents, depth = self.waiting.pop(token)  # exactly once
             if error is None:
-                assert not lacking
+                assert not any(self.shadow.missing(*extent, depth) for extent in extents)
             elif isinstance(error, Overrun):
-                assert start <= error.gap.last < self.shadow.tail
+                assert extents[0].start <= error.gap.last < self.shadow.tail
         self.fetcher.woken.clear()
 
     @invariant()
     def who_waits_is_served(self) -> None:
         """Whatever a reader lacks is under way."""
-        for start, stop, depth in self.waiting.values():
-            lacking = ExtentSet(self.shadow.missing(start, stop, depth))
+        for extents, depth in self.waiting.values():
+            lacking = ExtentSet(m for e in extents for m in self.shadow.missing(*e, depth))
             for request in self.fetcher._requests.values():
                 if request.header_bytes in (depth, None):
                     for extent in request.left:
@@ -287,3 +294,92 @@ def test_a_reader_is_woken_once() -> None:
     fetcher.ended(request.id)
     fetcher.failed(DsmError("over"))
     assert fetcher.woken == [(1, None)]
+
+
+class Pages(Shadow):
+    """Presence and source of a region."""
+
+    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
+        return ReadPages(1, 1, need=(extent,))
+
+
+def test_scattered_pages_share_requests_and_their_reader_waits_for_all() -> None:
+    fetcher, puller, _ = _fetcher()
+    pages = Pages()
+    fetcher.presence = fetcher.source = pages
+    extents = [Extent(at, at + 1) for at in range(0, HEAD, 3)]
+    pages.whole.add(0, 1)
+    fetcher.awaited_all(1, extents, None)
+    requests = _sends(puller)
+    needs = [read.need for request in requests if isinstance(read := request.read, ReadPages)]
+    assert len(requests) <= 8
+    assert [extent for need in needs for extent in need] == extents[1:]
+    for request, need in zip(requests, needs, strict=True):
+        for extent in need:
+            assert not fetcher.woken
+            pages.whole.add(*extent)
+            fetcher.arrived(request.id, *extent)
+        puller.finished(request.id, 0.0)
+        fetcher.ended(request.id)
+    assert fetcher.woken == [(1, None)]
+
+
+def test_what_a_list_shares_with_requests_under_way_is_not_asked_for_again() -> None:
+    fetcher, puller, _ = _fetcher()
+    pages = Pages()
+    fetcher.presence = fetcher.source = pages
+    fetcher.wanted(10, 20, None)
+    before = _sends(puller)
+    fetcher.awaited_all(1, [Extent(5, 6), Extent(12, 15), Extent(19, 21)], None)
+    (request,) = _sends(puller)
+    assert isinstance(request.read, ReadPages)
+    assert request.read.need == (Extent(5, 6), Extent(20, 21))
+    lost = [id for lane in (0, 1) for id, _ in puller.lane_lost(lane, 0.0)]
+    assert len(lost) == len(before) + 1
+    for lane in (0, 1):
+        puller.lane_opened(lane, 0.0)
+    for id in lost:
+        fetcher.interrupted(id)
+    again = ExtentSet(
+        e for r in _sends(puller) if isinstance(r.read, ReadPages) for e in r.read.need
+    )
+    assert list(again) == [Extent(5, 6), Extent(10, 21)]
+
+
+def test_a_list_is_failed_once_by_whichever_part_fails() -> None:
+    fetcher, puller, _ = _fetcher()
+    fetcher.awaited_all(1, [Extent(0, 1), Extent(5, 6)], None)
+    for request in _sends(puller):
+        puller.finished(request.id, 0.0)
+        fetcher.ended(request.id, DsmError(str(request.id)))
+    ((token, error),) = fetcher.woken
+    assert token == 1
+    assert error is not None
+
+
+def test_a_list_is_no_evidence_for_the_planner() -> None:
+    fetcher, _, _ = _fetcher()
+    for start in range(0, HEAD, 4):
+        fetcher.used(start, start + 1)
+    assert fetcher.planner.pattern(0.0).kind == "unknown"
+    fetcher.plan_ahead(0.0, None)
+    assert not fetcher._requests
+
+
+@given(
+    st.sets(st.integers(0, 400), max_size=120),
+    st.integers(1, 50),
+    st.integers(1, 100),
+    st.integers(1, 200),
+)
+def test_batches_hold_everything_once_in_order(
+    units: set[int], size: int, window: int, most: int
+) -> None:
+    extents = list(ExtentSet((unit, unit + 1) for unit in sorted(units)))
+    batches = list(_batches(extents, size, window, max(size, most)))
+    told = [unit for batch in batches for extent in batch for unit in range(*extent)]
+    assert told == sorted(units)
+    sizes = [sum(extent.length for extent in batch) for batch in batches]
+    assert all(0 < found <= max(size, most) * 3 // 2 for found in sizes)
+    assert all(len(batch) <= EXTENTS_MAX for batch in batches)
+    assert all(found >= size for found in sizes[:-1])

@@ -137,7 +137,7 @@ class Pulling(RuleBasedStateMachine):
     @invariant()
     def nothing_unanswered_is_nothing_in_flight(self) -> None:
         assert self.path.in_flight_bytes == 0
-        assert all(state.in_flight_bytes == 0 for state in self.puller._lanes.values())
+        assert all(state.rate.in_flight_bytes == 0 for state in self.puller._lanes.values())
 
 
 TestPulling = Pulling.TestCase
@@ -198,3 +198,47 @@ def test_a_lane_takes_no_more_than_was_agreed() -> None:
     assert [id for id, _ in _sent(puller)] == ids[:5]
     puller.finished(ids[0], 0.0)
     assert [id for id, _ in _sent(puller)] == ids[5:6]
+
+
+def _delivering(puller: Puller, sizes: dict[int, int]) -> None:
+    """So many bytes come on each lane within a second; one request of each at a time."""
+    for lane, size in sizes.items():
+        puller.lane_connected(lane, 0.0)
+        puller._lanes[lane].rate.request_sent(-lane, size, 0.0, size)
+        puller._lanes[lane].rate.bytes_arrived(-lane, size, 1.0)
+        puller._lanes[lane].rate.forget(-lane)
+
+
+def test_a_lane_gets_what_it_can_bring() -> None:
+    puller = _puller()
+    _delivering(puller, {1: 9_000_000, 2: 1_000_000})
+    for _ in range(8):
+        _submit(puller, 60_000, Urgency.SPECULATIVE)
+    lanes = [lane for _, lane in _sent(puller)]
+    assert lanes.count(1) == 7, "the slow one gets a little more than its tenth"
+
+
+def test_what_has_not_connected_gets_nothing_once_others_have() -> None:
+    puller = _puller()
+    puller.lane_connected(2, 0.0)
+    for _ in range(4):
+        _submit(puller, 60_000, Urgency.SPECULATIVE)
+    demand = _submit(puller, 100, Urgency.AWAITED)
+    sent = dict(_sent(puller))
+    assert set(sent.values()) == {2}
+    assert demand in sent, "also what would go over the demand lane"
+
+
+def test_a_lane_that_came_later_is_given_what_is_needed_last() -> None:
+    puller = _puller()
+    _delivering(puller, {1: 1_000_000, 2: 1_000_000})
+    puller.lane_opened(3, 0.0)
+    puller.lane_connected(3, 0.0)
+    ids = [_submit(puller, 60_000, Urgency.SPECULATIVE) for _ in range(6)]
+    sent = dict(_sent(puller))
+    assert [id for id in ids if sent[id] == 3] == ids[-1:]
+    puller.frame_arrived(ids[-1], 400_000, 1.0)
+    puller.finished(ids[-1], 1.0)
+    later = [_submit(puller, 30_000, Urgency.SPECULATIVE) for _ in range(6)]
+    sent = dict(_sent(puller, 1.0))
+    assert sent.get(later[0]) == 3, "it has brought its share: it is one of them now"

@@ -182,9 +182,9 @@ class Connection:
     def _fill(self) -> None:
         """As `tcp_rate_check_app_limited` of Linux: what is sent from now on, until what is under
         way has arrived, was limited by the application, if that had nothing more to send."""
-        if self._sent == self._written and not self._again:
-            if self._pipe < self._control.window_bytes:
-                self._limited_until = self._delivered + self._pipe + 1
+        idle = self._sent == self._written and not self._again
+        if idle and self._pipe < self._control.window_bytes:
+            self._limited_until = self._delivered + self._pipe + 1
         while self._written - self._sent < self._control.window_bytes:
             message = self._next_message()
             if message is None:
