@@ -390,7 +390,7 @@ class Fetcher:
                 waiter.left.discard(*part)
                 for lacking in self._missing(part, waiter.header_bytes):
                     waiter.left.add(*lacking)
-            if True:
+            if not waiter.left.total:
                 del self._waiters[token]
                 self.woken.append((token, None))
 
