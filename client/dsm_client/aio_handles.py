@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class AsyncBlock:
 
     async def _whole(self) -> Block:
         block = self._block
-        if isinstance(block, LazyBlock) and not block.is_loaded:
+        if isinstance(block, LazyBlock) and not block.touched:
             block.loaded(await in_loop(self._source.fetch_whole(block.seq)))
         return block
 
@@ -154,6 +154,14 @@ class Ring(_Handle):
             block = await in_loop(source.fetch(seq))
         return AsyncBlock(block, source)
 
+    async def read_many(self, seqs: Iterable[int]) -> list[AsyncBlock]:
+        source = self._handle.opened()
+        given = self._handle.from_head_all(seqs)
+        blocks = source.present_all(given)
+        if blocks is None:
+            blocks = await in_loop(source.fetch_all(given))
+        return [AsyncBlock(block, source) for block in blocks]
+
     async def blocks(
         self, start: int | None = None, stop: int | None = None
     ) -> AsyncIterator[AsyncBlock]:
@@ -206,6 +214,12 @@ class Region(_Handle):
         length = self._handle.check_extent(offset, length)
         view = source.present(offset, length)
         return await in_loop(source.fetch(offset, length)) if view is None else view
+
+    async def read_many(self, ranges: Iterable[tuple[int, int]]) -> list[memoryview]:
+        source = self._handle.opened()
+        given = self._handle.check_ranges(ranges)
+        views = source.present_all(given)
+        return await in_loop(source.fetch_all(given)) if views is None else views
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[memoryview]:

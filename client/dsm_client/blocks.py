@@ -42,7 +42,7 @@ class LazyBlock(Block):
         self._whole = whole
 
     @property
-    def is_loaded(self) -> bool:
+    def touched(self) -> bool:
         """The payload is here."""
         return self._whole is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from dsm.core.planner import Hint
 from dsm.errors import EpochGone
@@ -34,8 +35,17 @@ class MappedRing:
         block.header_bytes = self.header_bytes
         return block
 
+    def present_all(self, seqs: Sequence[int]) -> list[Block] | None:
+        blocks = [self.reader.block(seq) for seq in seqs]  # raises why one is not present
+        for block in blocks:
+            block.header_bytes = self.header_bytes
+        return blocks
+
     async def fetch(self, seq: int) -> Block:
         return self.reader.block(seq)  # raises why it is not present
+
+    async def fetch_all(self, seqs: Sequence[int]) -> list[Block]:
+        return [self.reader.block(seq) for seq in seqs]
 
     async def fetch_whole(self, seq: int) -> Block:
         return self.reader.block(seq)
@@ -107,8 +117,16 @@ class MappedRegion:
     def present(self, offset: int, length: int) -> memoryview | None:
         return self.reader.read(offset, length)
 
+    def present_all(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview] | None:
+        """Copies, as `present` has them, all of one version."""
+        with self.reader.snapshot() as view:
+            return [memoryview(bytes(view[at : at + length])) for at, length in ranges]
+
     async def fetch(self, offset: int, length: int) -> memoryview:
         return self.reader.read(offset, length)
+
+    async def fetch_all(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        return self.present_all(ranges) or []
 
     def hint(self, hint: Hint) -> None:
         pass

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
-from dsm.errors import OutOfRange
+from dsm.errors import OutOfRange, UsageError
 from dsm.model import Kind
 from dsm.segment import RegionSnapshot
 from dsm_client.handle import Handle
@@ -42,15 +43,43 @@ class Region(Handle):
         view = source.present(offset, length)
         return background().run(source.fetch(offset, length)) if view is None else view
 
-    def check_extent(self, offset: int, length: int | None) -> int:
+    def read_many(self, ranges: Iterable[tuple[int, int]]) -> list[memoryview]:
+        """The bytes of each (offset, length), in the order given, all of one version, as `read`.
+
+        All that is missing is fetched together: in one round trip as far as the path's window
+        reaches, neighbours and overlaps once. Raises as `read`; then none is returned.
+        `BudgetExceeded` for more than the shadows may take.
+        """
+        source = self._source
+        given = self.check_ranges(ranges)
+        views = source.present_all(given)
+        return background().run(source.fetch_all(given)) if views is None else views
+
+    def check_extent(self, offset: int, length: int | None, which: str = "") -> int:
         """The length that is meant; raises `OutOfRange`."""
         size = self._source.info.size_bytes
         length = size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > size:
             raise OutOfRange(
                 f"segment {self._name!r} has {size} bytes; {length} at {offset} were asked for"
+                + which
             )
         return length
+
+    def check_ranges(self, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The same, as a list; raises `OutOfRange`, or `UsageError` for what is no range."""
+        given = []
+        for number, item in enumerate(ranges):
+            try:
+                offset, length = map(index, item)
+            except (TypeError, ValueError):
+                raise UsageError(
+                    f"segment {self._name!r}: read_many takes pairs (offset, length), not {item!r} "
+                    f"(at {number} in the list)"
+                ) from None
+            self.check_extent(offset, length, f" (at {number} in the list)")
+            given.append((offset, length))
+        return given
 
     @contextmanager
     def snapshot(self) -> Iterator[memoryview]:

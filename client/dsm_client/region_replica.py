@@ -12,9 +12,12 @@ stays at its version (the node holds it for us), and moves when the read is done
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 from dsm.core.extents import ExtentSet
-from dsm.core.reads import Read, ReadBytes, ReadPages
-from dsm.errors import DsmError, MalformedMessage, OutOfRange, VersionGone
+from dsm.core.fetcher import EXTENTS_MAX
+from dsm.core.reads import Read, ReadPages
+from dsm.errors import DsmError, VersionGone
 from dsm.model import Access, Event, Extent, Position, SegmentInfo
 from dsm.segment import PageRun, RegionShadow
 from dsm.wire.convert import runs_from_pb
@@ -90,23 +93,27 @@ class RegionReplica(Replica):
         page = self.info.page_bytes
         return Extent(offset // page, -(-(offset + length) // page))
 
-    async def fetch(self, offset: int, length: int) -> None:
-        """Have these bytes present, all of one version, the newest that was announced."""
+    def pages_of_all(self, ranges: Iterable[tuple[int, int]]) -> tuple[Extent, ...]:
+        """Disjoint and in order."""
+        return tuple(ExtentSet(self.pages_of(*given) for given in sorted(ranges) if given[1]))
+
+    async def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Have these (offset, length) present, all of one version, the newest announced."""
         self.check()
-        self.cache.check_room(self.info, length)
-        pages = self.pages_of(offset, length)
-        self.accessed(*pages)
+        pages = self.pages_of_all(ranges)
+        self.cache.check_room(self.info, sum(e.length for e in pages) * self.info.page_bytes)
+        self.accessed(pages)
         for _ in range(CHASES_MAX):
             self.catch_up()
             try:
                 if self.is_behind or not self._chain_whole:
                     await self._refresh(pages)
-                if not self.missing(*pages, None):
+                if not any(self.missing(*extent, None) for extent in pages):
                     self.read_ahead()
                     self.settle()
                     return
                 self.read_ahead_soon()
-                await self.need(*pages, None)
+                await self.need(pages, None)
                 return
             except VersionGone:
                 self._chain_whole = False
@@ -114,29 +121,6 @@ class RegionReplica(Replica):
             f"segment {self.info.name!r}: {CHASES_MAX} versions went by while it was read; "
             "read less at a time"
         )
-
-    async def fetch_exact(self, offset: int, length: int) -> bytes:
-        """These bytes in one round trip, kept by nobody: `zero_copy` across the network."""
-        self.check()
-        self.counts.waits += 1
-        self.transport.counts.round_trips += 1
-        frames = await self.transport.read(
-            self.info.name, self.info.epoch, ReadBytes(offset, length), bytes_expected=length
-        )
-        at = offset
-        for header, payload in frames:
-            if header.first != at and len(payload):
-                raise MalformedMessage(
-                    self.transport.address, f"bytes from {header.first} in place of {at}"
-                )
-            at += len(payload)
-        data = b"".join(bytes(payload) for _, payload in frames)
-        if len(data) != length:
-            raise OutOfRange(
-                f"segment {self.info.name!r}: {length} bytes at {offset} were asked for, "
-                f"{len(data)} came"
-            )
-        return data
 
     def read_ahead(self) -> None:
         self.choose()
@@ -151,32 +135,31 @@ class RegionReplica(Replica):
             self.fetcher.forget_requests(self.transport.now())
             self._advance(self.newest, tuple(self._pending))
 
-    async def _refresh(self, pages: Extent) -> None:
+    async def _refresh(self, pages: Sequence[Extent]) -> None:
         """Ask what changed, and for what is read of it, of whatever version is newest now."""
-        share = max(1, REFRESH_BYTES // self.info.page_bytes)
-        pages = Extent(pages.start, min(pages.stop, pages.start + share))
-        need = tuple(self.missing(*pages, None))
-        have = ExtentSet([pages])
+        first = tuple(_first(pages, max(1, REFRESH_BYTES // self.info.page_bytes)))
+        need = tuple(m for extent in first for m in self.missing(*extent, None))[:EXTENTS_MAX]
+        have = ExtentSet(first)
         for extent in need:
             have.discard(*extent)
         since = self.shadow.version
         frames = await self.transport.read(
             self.info.name,
             self.info.epoch,
-            ReadPages(0, since, need, tuple(have), hold=True),
-            bytes_expected=pages.length * self.info.page_bytes,
+            ReadPages(0, since, need, tuple(have)[:EXTENTS_MAX], hold=True),
+            bytes_expected=sum(e.length for e in first) * self.info.page_bytes,
         )
         if self.shadow.version != since:
             return  # another read was faster; look again
-        first = frames[0][0]
+        header = frames[0][0]
         self.fetcher.forget_requests(self.transport.now())
         with self.believing():
-            if first.version > since:
-                self._advance(first.version, runs_from_pb(first.changed))
-            self.newest = max(self.newest, first.version)
-            self._chain_whole = self.newest == first.version
-            for header, payload in frames:
-                self._store(header, payload)
+            if header.version > since:
+                self._advance(header.version, runs_from_pb(header.changed))
+            self.newest = max(self.newest, header.version)
+            self._chain_whole = self.newest == header.version
+            for frame in frames:
+                self._store(*frame)
         self.fetcher.reconsider()
         self.settle()
 
@@ -235,3 +218,11 @@ class RegionReplica(Replica):
         for extent in event.changed if self._chain_whole else ():
             self._pending.add(*self.pages_of(extent.start, extent.length))
         self.newest = event.position.version
+
+
+def _first(extents: Sequence[Extent], units: int) -> Iterator[Extent]:
+    """So many units of these."""
+    for extent in extents:
+        if units > 0:
+            yield Extent(extent.start, min(extent.stop, extent.start + units))
+        units -= extent.length

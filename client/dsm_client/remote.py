@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from dsm.core.extents import ExtentSet
 from dsm.core.planner import Hint
-from dsm.errors import NotFilled, OutOfRange, Overrun
-from dsm.model import Access, Position, SegmentInfo
+from dsm.errors import BudgetExceeded, NotFilled, OutOfRange, Overrun
+from dsm.model import Access, Extent, Position, SegmentInfo
 from dsm.segment import Block
 from dsm_client.blocks import LazyBlock, WatchedBlock
+from dsm_client.exact import exact_blocks, exact_ranges
 from dsm_client.loop import background
 from dsm_client.region_replica import RegionReplica
 from dsm_client.ring_replica import RingReplica, is_whole
+
+ROUNDS_MAX = 3
+"""Times that a read is fetched again because some of it was dropped before all was there."""
 
 AnyReplica = TypeVar("AnyReplica", RingReplica, RegionReplica)
 
@@ -35,6 +41,19 @@ class _Remote(Generic[AnyReplica]):
     def explain(self) -> str:
         return self.replica.explain()
 
+    def _note_all(self, extents: Sequence[Extent]) -> None:
+        """A list was answered by the shadow; one that is all in a row is a read as any other."""
+        if len(extents) > 1:
+            background().call(self.replica.used, extents)
+        elif extents and self.replica.note(*extents[0]):
+            background().call(self.replica.told)
+
+    def _too_much(self, what: str) -> BudgetExceeded:
+        return BudgetExceeded(
+            f"segment {self.info.name!r}: {what} at once do not stay in the shadow until they are "
+            "handed out; read less at a time, or connect with a larger budget_bytes"
+        )
+
     def close(self) -> None:
         background().call(self._close)
 
@@ -48,7 +67,8 @@ class RemoteRing(_Remote[RingReplica]):
 
     def __init__(self, replica: RingReplica) -> None:
         super().__init__(replica)
-        self._last: WatchedBlock | LazyBlock | None = None
+        self._last: list[Block] = []
+        self._last_seq = -2
 
     def present(self, seq: int) -> Block | None:
         replica = self.replica
@@ -58,9 +78,33 @@ class RemoteRing(_Remote[RingReplica]):
         block = self._here(seq)
         if block is not None:
             replica.counts.hits += 1
+            if replica.access is Access.AUTO:
+                self._observe([block])
             if replica.note(seq, seq + 1):
                 background().call(replica.told)
         return block
+
+    def present_all(self, seqs: Sequence[int]) -> list[Block] | None:
+        replica = self.replica
+        replica.counts.reads += len(seqs)
+        if replica.method is Access.ZERO_COPY:
+            return None
+        blocks = self._all_here(seqs)
+        if blocks is not None:
+            replica.counts.hits += len(seqs)
+            self._note_all(tuple(ExtentSet((seq, seq + 1) for seq in sorted(seqs))))
+        return blocks
+
+    def _all_here(self, seqs: Sequence[int]) -> list[Block] | None:
+        blocks = []
+        for seq in seqs:
+            block = self._here(seq)
+            if block is None:
+                return None
+            blocks.append(block)
+        if self.replica.access is Access.AUTO:
+            self._observe(blocks)
+        return blocks
 
     def _here(self, seq: int) -> Block | None:
         """What is wanted of it, if it is all here."""
@@ -77,42 +121,44 @@ class RemoteRing(_Remote[RingReplica]):
         whole = fields is not None and len(block.data) == fields[3]
         if whole:
             block.header_bytes = replica.header_bytes
-            return self._watched(block) if replica.access is Access.AUTO else block
+            if replica.access is Access.AUTO:
+                return WatchedBlock(block, replica.header_bytes)
+            return block
         if replica.depth is None or len(block.data) < replica.depth:
             return None
-        lazy = LazyBlock(block, replica.header_bytes, self._load)
-        if replica.access is Access.AUTO:
-            self._observe(lazy)
-        return lazy
+        return LazyBlock(block, replica.header_bytes, self._load)
 
     def _load(self, seq: int) -> Block:
         return background().run(self.fetch_whole(seq))
 
-    def _watched(self, block: Block) -> Block:
-        watched = WatchedBlock(block, self.replica.header_bytes)
-        self._observe(watched)
-        return watched
-
-    def _observe(self, block: WatchedBlock | LazyBlock) -> None:
-        """Under `auto`: the reader is done with the block before; tell how much it touched."""
-        last, self._last = self._last, block
-        if last is not None:
-            touched = last.touched if isinstance(last, WatchedBlock) else last.is_loaded
-            self.replica.touches.append((touched, len(last), block.seq == last.seq + 1))
+    def _observe(self, blocks: list[Block]) -> None:
+        """Under `auto`: the reader is done with those before; tell how much it touched."""
+        last, self._last = self._last, blocks
+        previous = self._last_seq
+        for block in last:
+            if isinstance(block, WatchedBlock | LazyBlock):
+                self.replica.touches.append((block.touched, len(block), block.seq == previous + 1))
+            previous = block.seq
+        self._last_seq = previous
 
     async def fetch(self, seq: int) -> Block:
+        (block,) = await self.fetch_all((seq,))
+        return block
+
+    async def fetch_all(self, seqs: Sequence[int]) -> list[Block]:
         replica = self.replica
-        while True:
+        for _ in range(ROUNDS_MAX):
             if replica.method is Access.ZERO_COPY:
-                return await replica.fetch_exact(seq)
-            await replica.fetch(seq, replica.depth)
-            if (block := self._here(seq)) is not None:
-                return block
+                return await exact_blocks(replica, seqs)
+            await replica.fetch(seqs, replica.depth)
+            if (blocks := self._all_here(seqs)) is not None:
+                return blocks
+        raise self._too_much(f"{len(seqs)} blocks")
 
     async def fetch_whole(self, seq: int) -> Block:
         replica = self.replica
         while True:
-            await replica.fetch(seq, None)
+            await replica.fetch((seq,), None)
             private = replica.private.get(seq)
             if private is not None and is_whole(private):
                 return private
@@ -125,11 +171,11 @@ class RemoteRing(_Remote[RingReplica]):
         replica = self.replica
         while True:
             await replica.fetch_beyond(seq, replica.depth)
-            if (block := self._here(seq)) is not None:
-                return block
+            if (blocks := self._all_here((seq,))) is not None:
+                return blocks[0]
             tail = replica.shadow.tail
             if seq < tail:
-                await replica.fetch(seq, replica.depth)  # raises the overrun
+                await replica.fetch((seq,), replica.depth)  # raises the overrun
 
     def want(self, start: int, stop: int) -> None:
         if self.replica.method is not Access.ZERO_COPY:
@@ -153,12 +199,44 @@ class RemoteRegion(_Remote[RegionReplica]):
             background().call(replica.told)
         return view
 
+    def present_all(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview] | None:
+        replica = self.replica
+        replica.counts.reads += len(ranges)
+        if replica.is_behind or replica.method is Access.ZERO_COPY or replica.error is not None:
+            return None
+        views = self._views(ranges)
+        if views is not None:
+            replica.counts.hits += len(ranges)
+            self._note_all(replica.pages_of_all(ranges))
+        return views
+
+    def _views(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview] | None:
+        """All of one version, if they are all here."""
+        shadow = self.replica.shadow
+        version = shadow.version
+        if not all(shadow.covered(*given) for given in ranges):
+            return None
+        try:
+            views = [shadow.view(*given) for given in ranges]
+        except NotFilled:
+            return None
+        return views if shadow.version == version else None
+
     async def fetch(self, offset: int, length: int) -> memoryview:
+        (view,) = await self.fetch_all(((offset, length),))
+        return view
+
+    async def fetch_all(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         replica = self.replica
         if replica.choose().method is Access.ZERO_COPY:
-            return memoryview(await replica.fetch_exact(offset, length))
-        while True:
-            await replica.fetch(offset, length)
-            if replica.shadow.covered(offset, length):
-                view: memoryview = replica.shadow.view(offset, length)
-                return view
+            views = await exact_ranges(replica, ranges)
+            if views is not None:
+                return views  # else by way of the shadow, which holds on to one version
+        dropped = 0
+        while dropped < ROUNDS_MAX:
+            version = replica.shadow.version
+            await replica.fetch(ranges)
+            if (views := self._views(ranges)) is not None:
+                return views
+            dropped += replica.shadow.version == version
+        raise self._too_much(f"{sum(length for _, length in ranges)} bytes")

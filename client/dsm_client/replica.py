@@ -15,15 +15,24 @@ import asyncio
 import itertools
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from dsm.core.fetcher import Fetcher, Presence, Source
 from dsm.core.planner import Hint, PrefetchPlanner
 from dsm.core.policy import AccessPolicy, Choice
-from dsm.errors import ChecksumMismatch, Closed, DsmError, EpochGone, MalformedMessage
+from dsm.errors import (
+    ChecksumMismatch,
+    Closed,
+    DsmError,
+    EpochGone,
+    MalformedMessage,
+    VersionGone,
+)
 from dsm.model import Access, Event, Extent, Position, SegmentInfo
+from dsm.wire.frame import BadFrame, decode_frame
+from dsm.wire.protocol import Limits
 from dsm.wire.status import error_from_frame
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.transport import Transport
@@ -101,22 +110,26 @@ class Replica:
     # ── demand ──
 
     async def need(
-        self, start: int, stop: int, header_bytes: int | None, *, park: bool = False
+        self, extents: Sequence[Extent], header_bytes: int | None, *, park: bool = False
     ) -> None:
-        """Return when `[start, stop)` is present; raises why it cannot be."""
+        """Return when all of these are present (disjoint, in order); raises why they cannot be."""
         self.check()
         token = next(self._tokens)
         future: asyncio.Future[None] = self.transport.loop.create_future()
         self._waiting[token] = future
-        self.counts.waits += 1
-        self.transport.counts.round_trips += 1
+        self.waited()
         try:
-            self.fetcher.awaited(token, start, stop, header_bytes, park=park)
+            self.fetcher.awaited_all(token, extents, header_bytes, park=park)
             self.settle()
             await future
         finally:
             self._waiting.pop(token, None)
             self.fetcher.given_up(token)
+
+    def waited(self) -> None:
+        """A reader has to wait for the network."""
+        self.counts.waits += 1
+        self.transport.counts.round_trips += 1
 
     def check(self) -> None:
         if self.error is not None:
@@ -138,10 +151,21 @@ class Replica:
         self.read_ahead()
         self.settle()
 
-    def accessed(self, start: int, stop: int) -> None:
-        """A read goes to the network; the planner hears of it in its turn."""
+    def accessed(self, extents: Sequence[Extent]) -> None:
+        """A read goes to the network; the planner hears of it in its turn.
+
+        Not of a scattered list: whoever reads one has said what is read, and in what order its
+        parts lie is no evidence of where the next ones are.
+        """
         self._tell_noted()
-        self.fetcher.accessed(start, stop, self.transport.now())
+        if len(extents) == 1:
+            self.fetcher.accessed(*extents[0], self.transport.now())
+        else:
+            self.used(extents)
+
+    def used(self, extents: Sequence[Extent]) -> None:
+        for extent in extents:
+            self.fetcher.used(*extent)
 
     def _tell_noted(self) -> None:
         self._telling = False
@@ -211,6 +235,17 @@ class Replica:
         if header.last:
             self._ended(id, header)
         self.settle()
+
+    def told_first(self, message: bytes) -> None:
+        """What is probably read first came along with the segment's description."""
+        try:
+            header, payload = decode_frame(message, Limits().frame_bytes_max)
+        except BadFrame as error:
+            raise MalformedMessage(self.transport.address, f"a bad frame: {error}") from None
+        self.counts.bytes_received += len(payload)
+        self.transport.counts.bytes_received += len(message)
+        with suppress(VersionGone), self.believing():  # the shadow may be of another version
+            self.fill(header.id, header, payload)
 
     @contextmanager
     def believing(self) -> Iterator[None]:

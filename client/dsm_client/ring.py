@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 from dsm.errors import DeadlineExceeded, OutOfRange, Overrun, UsageError
@@ -54,6 +55,18 @@ class Ring(Handle):
 
     __getitem__ = read
 
+    def read_many(self, seqs: Iterable[int]) -> list[Block]:
+        """These blocks, in the order given, as `read` has them: all that is missing is fetched
+        together, in one round trip as far as the path's window reaches.
+
+        Raises as `read`; then none is returned. `BudgetExceeded` for more than the shadows may
+        take.
+        """
+        source = self._source
+        given = self.from_head_all(seqs)
+        blocks = source.present_all(given)
+        return background().run(source.fetch_all(given)) if blocks is None else blocks
+
     def blocks(self, start: int | None = None, stop: int | None = None) -> Iterator[Block]:
         """Blocks `[start, stop)`; unless given, what is there now. The range is announced, so it
         is fetched ahead of the reader under every method but `zero_copy`."""
@@ -89,6 +102,19 @@ class Ring(Handle):
                 f"block {seq} from the head was asked for"
             )
         return position.head + seq
+
+    def from_head_all(self, seqs: Iterable[int]) -> list[int]:
+        """As `from_head`; raises `UsageError` where one is not a number."""
+        given = []
+        for number, seq in enumerate(seqs):
+            try:
+                given.append(self.from_head(index(seq)))
+            except TypeError:
+                raise UsageError(
+                    f"segment {self._name!r}: read_many takes sequence numbers, not {seq!r} "
+                    f"(at {number} in the list)"
+                ) from None
+        return given
 
     def follow(
         self,

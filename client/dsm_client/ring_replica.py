@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from dsm.core.extents import ExtentSet
 from dsm.core.reads import Part, Read, ReadBlocks
-from dsm.errors import BudgetExceeded, ChecksumMismatch, OutOfRange, Overrun
+from dsm.errors import BudgetExceeded, OutOfRange, Overrun
 from dsm.model import Access, Event, Extent, Gap, Position, SegmentInfo
 from dsm.segment import Block, BlockRun, RingShadow
 from dsm.segment.block import head_matches, matches
@@ -16,6 +17,9 @@ from dsm_client.assembly import Arrived, Assembler
 from dsm_client.cache import ShadowCache
 from dsm_client.replica import Replica, around
 from dsm_client.transport import Transport
+
+REQUEST_OVERHEAD_BYTES = 128
+"""What one more request costs on the wire: itself, its answer's header, and HTTP/2's of both."""
 
 BLOCK_BYTES_UNKNOWN = 1024.0
 """Expected size of a block in a ring that was empty when it was opened."""
@@ -115,16 +119,33 @@ class RingReplica(Replica):
 
     # ── reads, in the loop ──
 
-    async def fetch(self, seq: int, header_bytes: int | None) -> None:
-        """Have block `seq` present as deep as that."""
-        self._check_range(seq)
-        self.accessed(seq, seq + 1)
-        if not self.missing(seq, seq + 1, header_bytes):
+    async def fetch(self, seqs: Sequence[int], header_bytes: int | None) -> None:
+        """Have these blocks present as deep as that."""
+        for seq in seqs:
+            self.check_range(seq)
+        blocks = self._runs(seqs, header_bytes)
+        units = sum(extent.length for extent in blocks)
+        room = units * self._block_bytes  # a header takes its block's place in the shadow
+        self.cache.check_room(self.info, int(room))
+        self.accessed(blocks)
+        if not any(self.missing(*extent, header_bytes) for extent in blocks):
             self.read_ahead()
             self.settle()
             return
         self.read_ahead_soon()
-        await self._need_block(seq, header_bytes)
+        await self._need_blocks(blocks, header_bytes)
+
+    def _runs(self, seqs: Sequence[int], header_bytes: int | None) -> tuple[Extent, ...]:
+        """Disjoint and in order; gaps are read through where that costs less than a request."""
+        if len(seqs) == 1:
+            return (Extent(seqs[0], seqs[0] + 1),)
+        gap = int(REQUEST_OVERHEAD_BYTES / self.unit_bytes(header_bytes))
+        runs = ExtentSet()
+        last = -1
+        for seq in sorted(seqs):
+            runs.add(last + 1 if 0 <= last < seq <= last + 1 + gap else seq, seq + 1)
+            last = seq
+        return tuple(runs)
 
     async def fetch_beyond(self, seq: int, header_bytes: int | None) -> None:
         """Have block `seq` present, which may not have been appended yet."""
@@ -132,39 +153,21 @@ class RingReplica(Replica):
         if self.cursor != self._cursor_told:
             self.move_cursor(self.cursor)  # the producer may be waiting for just this
         self.planner.hint("sequential")
-        self.accessed(seq, seq + 1)
+        block = (Extent(seq, seq + 1),)
+        self.accessed(block)
         self.read_ahead_soon()
-        await self._need_block(seq, header_bytes, park=True)
+        await self._need_blocks(block, header_bytes, park=True)
 
-    async def _need_block(self, seq: int, header_bytes: int | None, *, park: bool = False) -> None:
-        """`need`; an overrun names all that is gone by now, from this block on."""
+    async def _need_blocks(
+        self, blocks: Sequence[Extent], header_bytes: int | None, *, park: bool = False
+    ) -> None:
+        """`need`; an overrun names all that is gone by now, from the first of them on."""
         try:
-            await self.need(seq, seq + 1, header_bytes, park=park)
+            await self.need(blocks, header_bytes, park=park)
         except Overrun as lag:
-            head = self.shadow.head
-            self.moved(head, max(seq, min(lag.gap.last, head - 1)) + 1)
-            raise Overrun(self.info.name, Gap(seq, self.shadow.tail - 1)) from None
-
-    async def fetch_exact(self, seq: int) -> Block:
-        """One block in one round trip, kept by nobody: `zero_copy` across the network."""
-        self._check_range(seq)
-        self.counts.waits += 1
-        self.transport.counts.round_trips += 1
-        frames = await self.transport.read(
-            self.info.name,
-            self.info.epoch,
-            ReadBlocks(seq, seq + 1, Part.WHOLE),
-            bytes_expected=int(self.unit_bytes(None)),
-        )
-        assembler = Assembler(self.info.capacity_bytes)
-        with self.believing():
-            for header, payload in frames:
-                if header.count and (arrived := assembler.add(header, payload)) is not None:
-                    blocks = private_blocks(arrived, self.info.header_bytes, self.header_bytes)
-                    if blocks and blocks[0].seq == seq:
-                        return blocks[0]
-                    self.counts.checksum_failures += 1
-        raise ChecksumMismatch(self.info.name, f"block {seq} did not arrive as it was appended")
+            first, head = blocks[0].start, self.shadow.head
+            self.moved(head, max(first, min(lag.gap.last, head - 1)) + 1)
+            raise Overrun(self.info.name, Gap(first, self.shadow.tail - 1)) from None
 
     def want(self, start: int, stop: int) -> None:
         """A reader is going to read all of this."""
@@ -193,7 +196,7 @@ class RingReplica(Replica):
             park = max(1, min(self.info.slots // RING_SHARE, int(by_bytes)))
         self.fetcher.plan_ahead(self.transport.now(), self.depth, park_units=park)
 
-    def _check_range(self, seq: int) -> None:
+    def check_range(self, seq: int) -> None:
         self.check()
         tail, head = self.shadow.tail, self.shadow.head
         if seq < tail:

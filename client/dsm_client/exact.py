@@ -1,0 +1,129 @@
+"""Reads that nobody keeps: `zero_copy` across the network, exact ranges in one round trip.
+
+Those of a list go out together. What touches or overlaps is one request; so is what lies so near to
+each other that a request costs more than the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from dsm.core.extents import ExtentSet
+from dsm.core.reads import Part, ReadBlocks, ReadBytes
+from dsm.core.sizes import REQUEST_BYTES_MAX
+from dsm.errors import ChecksumMismatch, MalformedMessage, OutOfRange
+from dsm.model import Extent
+from dsm.segment import Block
+from dsm_client.assembly import Assembler
+from dsm_client.region_replica import RegionReplica
+from dsm_client.ring_replica import REQUEST_OVERHEAD_BYTES, RingReplica, private_blocks
+
+T = TypeVar("T")
+
+
+async def exact_blocks(replica: RingReplica, seqs: Sequence[int]) -> list[Block]:
+    """Whole blocks, in memory of their own. Raises `Overrun`, `OutOfRange`, `ChecksumMismatch`."""
+    for seq in seqs:
+        replica.check_range(seq)
+    replica.waited()
+    most = max(1, int(REQUEST_BYTES_MAX / replica.unit_bytes(None)))
+    runs = _pieces(ExtentSet((seq, seq + 1) for seq in sorted(seqs)), most)
+    found: dict[int, Block] = {}
+    for blocks in await _together([_run(replica, run) for run in runs]):
+        found |= {block.seq: block for block in blocks}
+    for seq in seqs:
+        if seq not in found:
+            replica.counts.checksum_failures += 1
+            raise ChecksumMismatch(
+                replica.info.name, f"block {seq} did not arrive as it was appended"
+            )
+    return [found[seq] for seq in seqs]
+
+
+async def _run(replica: RingReplica, run: Extent) -> list[Block]:
+    frames = await replica.transport.read(
+        replica.info.name,
+        replica.info.epoch,
+        ReadBlocks(run.start, run.stop, Part.WHOLE),
+        bytes_expected=int(run.length * replica.unit_bytes(None)),
+    )
+    assembler = Assembler(replica.info.capacity_bytes)
+    blocks = []
+    with replica.believing():
+        for header, payload in frames:
+            replica.counts.bytes_received += len(payload)
+            if header.count and (arrived := assembler.add(header, payload)) is not None:
+                blocks += private_blocks(arrived, replica.info.header_bytes, replica.header_bytes)
+    return blocks
+
+
+async def exact_ranges(
+    replica: RegionReplica, ranges: Sequence[tuple[int, int]]
+) -> list[memoryview] | None:
+    """The bytes of each (offset, length), all of one version; `None` where a commit came between.
+
+    Raises `OutOfRange` where the node has less than that.
+    """
+    replica.check()
+    replica.waited()
+    runs = _joined(Extent(offset, offset + length) for offset, length in ranges if length)
+    answers = await _together([_bytes(replica, run) for run in runs])
+    if len({version for version, _ in answers}) > 1:
+        return None
+    starts = [run.start for run in runs]
+    views = []
+    for offset, length in ranges:
+        at = bisect_right(starts, offset) - 1
+        data = memoryview(answers[at][1] if length else b"")
+        views.append(data[offset - starts[at] :][:length] if length else data)
+    return views
+
+
+def _joined(extents: Iterable[Extent]) -> list[Extent]:
+    runs: list[Extent] = []
+    for start, stop in sorted(extents):
+        if runs and start <= runs[-1].stop + REQUEST_OVERHEAD_BYTES:
+            runs[-1] = Extent(runs[-1].start, max(stop, runs[-1].stop))
+        else:
+            runs.append(Extent(start, stop))
+    return runs
+
+
+async def _bytes(replica: RegionReplica, run: Extent) -> tuple[int, bytes]:
+    """The version, and these bytes of it."""
+    name, transport = replica.info.name, replica.transport
+    read = ReadBytes(run.start, run.length)
+    frames = await transport.read(name, replica.info.epoch, read, bytes_expected=run.length)
+    at = run.start
+    for header, payload in frames:
+        replica.counts.bytes_received += len(payload)
+        if header.first != at and len(payload):
+            raise MalformedMessage(transport.address, f"bytes from {header.first} in place of {at}")
+        at += len(payload)
+    if at != run.stop:
+        raise OutOfRange(
+            f"segment {name!r}: {run.length} bytes at {run.start} were asked for, "
+            f"{at - run.start} came"
+        )
+    return frames[0][0].version, b"".join(bytes(payload) for _, payload in frames)
+
+
+def _pieces(runs: Iterable[Extent], units: int) -> Iterator[Extent]:
+    for start, stop in runs:
+        for first in range(start, stop, units):
+            yield Extent(first, min(stop, first + units))
+
+
+async def _together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All of them at once; the first error ends the others."""
+    if len(works) == 1:
+        return [await works[0]]
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
