@@ -6,6 +6,7 @@ it leaves out. All of them run from the same `Topology`.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -56,6 +57,11 @@ class _Holder:
     _module: str
 
     def __init__(self, topology: Topology, hosts: Mapping[str, HostConfig], seed: int) -> None:
+        if importlib.util.find_spec("pyroute2") is None:
+            raise NotPermitted(
+                "making hosts needs pyroute2: pip install 'dsm-wan[netem]', "
+                "or use the relay backend"
+            )
         setup = {
             "seed": seed,
             "hosts": {name: asdict(hosts[name]) for name in topology.hosts},
