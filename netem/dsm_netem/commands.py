@@ -8,6 +8,7 @@ parent's pidfd is watched too, because a pipe is kept open by whatever the paren
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -18,6 +19,8 @@ from typing import Any
 from .config import ConfigError
 
 Verbs = Mapping[str, Callable[..., Any]]
+Handlers = Mapping[int, Callable[[], None]]  # by the descriptor that becomes readable
+NOTHING_ELSE: Handlers = {}
 
 
 def read_setup() -> dict[str, Any]:
@@ -59,20 +62,35 @@ async def serve(parent_pid: int, verbs: Verbs) -> None:
     await done.wait()
 
 
-def serve_blocking(parent_pid: int, verbs: Verbs) -> None:
-    """The same for a process without an event loop of its own."""
+def serve_blocking(parent_pid: int, verbs: Verbs, handlers: Handlers = NOTHING_ELSE) -> None:
+    """The same without asyncio, whose loop would cost more than what is done in it.
+
+    `handlers` are called when their descriptors are readable. Returns on SIGTERM, too.
+    """
     try:
         parent = os.pidfd_open(parent_pid)
     except ProcessLookupError:
         return
+    waiting = select.epoll()
+    for descriptor in (0, parent, *handlers):
+        waiting.register(descriptor, select.EPOLLIN)
+    signal.signal(signal.SIGTERM, _end)
     pending = b""
-    while parent not in select.select([0, parent], [], [])[0]:
-        data = os.read(0, 65536)
-        if not data:
-            return
-        *lines, pending = (pending + data).split(b"\n")
-        for line in lines:
-            _answer(json.loads(line), verbs)
+    with contextlib.suppress(SystemExit):
+        while True:
+            for descriptor, _ in waiting.poll():
+                if descriptor in handlers:
+                    handlers[descriptor]()
+                    continue
+                if descriptor == parent or not (data := os.read(0, 65536)):
+                    return
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    _answer(json.loads(line), verbs)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit
 
 
 def _answer(command: dict[str, Any], verbs: Verbs) -> None:

@@ -10,16 +10,17 @@ segments; the link decides about segments, and the frame is cut to what arrives.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from random import Random
 from typing import Any
 
 from . import namespaces, superpacket
+from .commands import Handlers
 from .link import Delivery, Link
 from .precision import Alarm, Lateness, Pulse
 from .topology import Topology
@@ -62,7 +63,7 @@ class Host:
 
 
 class Forwarder:
-    """Runs on the event loop that creates it."""
+    """Runs on the loop that calls its `handlers`."""
 
     def __init__(self, topology: Topology, hosts: Mapping[str, Host], seed: int) -> None:
         self._topology = topology
@@ -89,11 +90,14 @@ class Forwarder:
         self._alarm = Alarm()
         self._pulse = Pulse(now_ns)
         self.reset()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._pulse.alarm.fd, lambda: self._pulse.rang(time.monotonic_ns()))
-        loop.add_reader(self._alarm.fd, self._rang)
-        for host in hosts.values():
-            loop.add_reader(host.tun, self._readable, host)
+
+    def handlers(self) -> Handlers:
+        """What to call when which descriptor is readable."""
+        return {
+            self._pulse.alarm.fd: lambda: self._pulse.rang(time.monotonic_ns()),
+            self._alarm.fd: self._rang,
+            **{host.tun: partial(self._readable, host) for host in self._hosts.values()},
+        }
 
     def change(self, ways: list[Way], updates: Mapping[str, Any]) -> None:
         """Changes links while they run. Raises `ConfigError` and changes nothing then."""

@@ -6,13 +6,12 @@ else could end it once the network that it was started for is gone.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from typing import Any
 
 from . import namespaces, sweep
-from .commands import Verbs, read_setup, say, serve
+from .commands import Verbs, read_setup, say, serve_blocking
 from .config import ConfigError
 from .forwarder import FRAME_BYTES_MAX, Forwarder, Host
 from .precision import become_punctual
@@ -51,7 +50,7 @@ def read_back(topology: Topology, hosts: dict[str, Host]) -> dict[str, Any]:
 
 
 def prepare(setup: dict[str, Any]) -> tuple[Topology, dict[str, Host]] | None:
-    """Makes the hosts and tells the parent; `None` if that failed. Netlink wants no event loop."""
+    """Makes the hosts and tells the parent; `None` if that failed."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     sweep.sweep()
     try:
@@ -69,7 +68,7 @@ def prepare(setup: dict[str, Any]) -> tuple[Topology, dict[str, Host]] | None:
     return topology, hosts
 
 
-async def forward(setup: dict[str, Any], topology: Topology, hosts: dict[str, Host]) -> None:
+def forward(setup: dict[str, Any], topology: Topology, hosts: dict[str, Host]) -> None:
     realtime = become_punctual()
     forwarder = Forwarder(topology, hosts, setup["seed"])
     verbs: Verbs = {
@@ -77,14 +76,14 @@ async def forward(setup: dict[str, Any], topology: Topology, hosts: dict[str, Ho
         "reset": forwarder.reset,
         "statistics": lambda: {**forwarder.statistics(), "realtime": realtime},
     }
-    await serve(setup["parent_pid"], verbs)
+    serve_blocking(setup["parent_pid"], verbs, forwarder.handlers())
     sweep.kill_inside([host.namespace for host in hosts.values()])
 
 
 def main() -> None:
     setup = read_setup()
     if (prepared := prepare(setup)) is not None:
-        asyncio.run(forward(setup, *prepared))
+        forward(setup, *prepared)
 
 
 if __name__ == "__main__":

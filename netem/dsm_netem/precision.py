@@ -55,6 +55,7 @@ class Alarm:
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self.at_ns: int | None = None  # when it is set for
+        self._rings = False
 
     def fileno(self) -> int:
         return self.fd
@@ -64,9 +65,9 @@ class Alarm:
 
         If that is long off it rings once too early, too, and must be set again.
         """
-        if at_ns == self.at_ns:
+        if at_ns == self.at_ns and not self._rings:
             return
-        self.at_ns = at_ns
+        self.at_ns, self._rings = at_ns, False
         if at_ns is not None and at_ns - now_ns > LONG_SLEEP_NS:
             at_ns -= LEAD_NS
         seconds, ns = divmod(max(at_ns, 1), 1_000_000_000) if at_ns is not None else (0, 0)
@@ -75,10 +76,8 @@ class Alarm:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def acknowledge(self) -> None:
-        """To be called when it was readable, before the next `set`."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 8)
-        self.at_ns = None
+        """To be called when it was readable; it stays so until the next `set`."""
+        self._rings = True
 
     def close(self) -> None:
         os.close(self.fd)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path as FilePath
 from random import Random
 from statistics import median
@@ -64,6 +65,14 @@ def ping(near: Host, far: Host, count: int = 10) -> list[float]:
     return times
 
 
+def until(so: Callable[[], bool]) -> None:
+    """A crowded machine may take seconds to start a program."""
+    deadline = time.monotonic() + 20
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_round_trip_takes_the_delay_of_both_ways(wan):
     emulated = wan(path(rtt_s=0.03))
     near, far = emulated.hosts.values()
@@ -100,6 +109,32 @@ def test_the_bottleneck_is_a_hop_of_its_own(wan):
     assert link["in_packets"] == 500
     assert link["dropped_packets"] == 500 - len(received["numbers"]) > 400
     assert emulated.statistics()["device_drops"] == {"a": 0, "b": 0}
+
+
+def test_tcp_fills_the_queue_of_the_bottleneck_and_overflows_it(wan):
+    """Shaped inside the sender, its small queues would keep it from ever doing so."""
+    emulated = wan(path(20e6, 0.02, queue_bytes=50_000), host=HostConfig(congestion="cubic"))
+    sent, received = stream(*emulated.hosts.values(), 3_000_000)
+    link = emulated.statistics()["links"]["a->b"]
+    assert (received["bytes"], received["wrong"]) == (3_000_000, 0)
+    assert 45_000 < link["queue_peak_bytes"] <= 50_000
+    assert link["dropped_packets"] > 0
+    assert sent["retransmitted"] >= link["dropped_packets"] / 2
+    assert emulated.statistics()["device_drops"] == {"a": 0, "b": 0}
+
+
+def test_acknowledgements_wait_for_a_link_of_their_own(wan):
+    emulated = wan(path(100e6, 0.01))
+    near, far = emulated.hosts.values()
+    size_bytes = 1_000_000
+    quick, _ = stream(near, far, size_bytes)
+    emulated.change({"rate_bps": 60e3}, one_way=("b", "a"))
+    emulated.reset()
+    slow, _ = stream(near, far, size_bytes)
+    back = emulated.statistics()["links"]["b->a"]
+    assert back["out_packets"] > 10
+    assert slow["seconds"] >= back["out_bytes"] * 8 / 60e3 - 0.5  # what is still inside: the FIN's
+    assert slow["seconds"] > 2 * quick["seconds"]
 
 
 def test_loss_is_what_was_asked_for_and_in_order(wan):
@@ -168,17 +203,19 @@ def test_an_outage_loses_everything_and_ends(wan):
     near, far = emulated.hosts.values()
     ping(near, far, 1)
     emulated.outage("drop", one_way=("a", "b"))
-    with far.popen(program("receive-stream", far.ipv4), stdout=subprocess.PIPE) as receiver:
+    with far.running(program("receive-stream", far.ipv4), stdout=subprocess.PIPE) as receiver:
         assert receiver.stdout is not None
-        receiver.stdout.readline()
-        sender = near.popen(program("send-stream", far.ipv4, 10_000), stdout=subprocess.PIPE)
-        time.sleep(0.5)
-        assert sender.poll() is None
-        assert emulated.statistics()["links"]["a->b"]["lost_packets"] >= 1
-        emulated.outage("none")
-        assert sender.wait(timeout=20) == 0
+        assert receiver.stdout.readline() == b"ready\n"
+        with near.running(
+            program("send-stream", far.ipv4, 10_000), stdout=subprocess.PIPE
+        ) as sender:
+            until(lambda: emulated.statistics()["links"]["a->b"]["lost_packets"] >= 1)
+            time.sleep(0.2)
+            assert sender.poll() is None
+            emulated.outage("none")
+            assert sender.wait(timeout=20) == 0
+            sender.communicate()
         assert json.loads(receiver.communicate(timeout=20)[0])["wrong"] == 0
-        sender.stdout.close()
 
 
 def test_packets_between_distant_hosts_cross_all_links_between(wan):
