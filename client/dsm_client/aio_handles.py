@@ -162,6 +162,10 @@ class Ring(_Handle):
             blocks = await in_loop(source.fetch_all(given))
         return [AsyncBlock(block, source) for block in blocks]
 
+    def will_need(self, start: int | None = None, stop: int | None = None) -> None:
+        """Returns at once; not awaited."""
+        self._handle.will_need(start, stop)
+
     async def blocks(
         self, start: int | None = None, stop: int | None = None
     ) -> AsyncIterator[AsyncBlock]:
@@ -220,6 +224,10 @@ class Region(_Handle):
         given = self._handle.check_ranges(ranges)
         views = source.present_all(given)
         return await in_loop(source.fetch_all(given)) if views is None else views
+
+    def will_need(self, offset: int = 0, length: int | None = None) -> None:
+        """Returns at once; not awaited."""
+        self._handle.will_need(offset, length)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[memoryview]:

@@ -89,6 +89,9 @@ class MappedRing:
     def want(self, start: int, stop: int) -> None:
         pass
 
+    def will_need(self, start: int, stop: int) -> None:
+        pass
+
     def hint(self, hint: Hint) -> None:
         pass
 
@@ -127,6 +130,9 @@ class MappedRegion:
 
     async def fetch_all(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         return self.present_all(ranges) or []
+
+    def will_need(self, offset: int, length: int) -> None:
+        pass
 
     def hint(self, hint: Hint) -> None:
         pass

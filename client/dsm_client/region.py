@@ -55,6 +55,16 @@ class Region(Handle):
         views = source.present_all(given)
         return background().run(source.fetch_all(given)) if views is None else views
 
+    def will_need(self, offset: int = 0, length: int | None = None) -> None:
+        """These bytes will be read: they are fetched meanwhile, before anything is read ahead and
+        after what somebody waits for. Returns at once.
+
+        Nothing happens under `zero_copy`, which keeps nothing. Raises `OutOfRange`, and
+        `BudgetExceeded` for more than the shadows may take.
+        """
+        source = self._source
+        source.will_need(offset, self.check_extent(offset, length))
+
     def check_extent(self, offset: int, length: int | None, which: str = "") -> int:
         """The length that is meant; raises `OutOfRange`."""
         size = self._source.info.size_bytes

@@ -12,6 +12,8 @@ stays at its version (the node holds it for us), and moves when the read is done
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from dsm.core.extents import ExtentSet
@@ -25,6 +27,8 @@ from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.cache import ShadowCache
 from dsm_client.replica import Replica, around
 from dsm_client.transport import Transport
+
+log = logging.getLogger(__name__)
 
 PAGE_ROW_BYTES = 12
 
@@ -54,6 +58,7 @@ class RegionReplica(Replica):
         self._chain_whole: bool
         """`_pending` holds everything that changed between the shadow's version and `newest`."""
         self._filled: list[Extent] = []
+        self._needs: set[asyncio.Task[None]] = set()
         if self.missing(0, info.pages, None) == [Extent(0, info.pages)]:
             everything = [Extent(0, info.pages)]
             self.shadow.advance(position.version, everything)  # empty: of any version
@@ -122,6 +127,32 @@ class RegionReplica(Replica):
             "read less at a time"
         )
 
+    def will_need(self, offset: int, length: int) -> None:
+        """Somebody is going to read these bytes: have them fetched as the window allows."""
+        task = self.transport.loop.create_task(self._will_need(self.pages_of(offset, length)))
+        self._needs.add(task)
+        task.add_done_callback(self._needs.discard)
+
+    async def _will_need(self, pages: Extent) -> None:
+        try:
+            self.check()
+            self.catch_up()
+            if self.is_behind or not self._chain_whole:
+                await self._refresh((pages,))
+            self._want((pages,))
+            self.settle()
+        except DsmError as error:  # nobody waits for it; who reads is told
+            log.debug("%s: will_need %s: %s", self.info.name, pages, error)
+
+    def _want(self, extents: Iterable[Extent]) -> None:
+        for extent in extents:
+            self.fetcher.wanted(*extent, None)
+
+    def close(self) -> None:
+        for task in self._needs:
+            task.cancel()
+        super().close()
+
     def read_ahead(self) -> None:
         self.choose()
         if self.method is Access.PREFETCH:
@@ -132,8 +163,9 @@ class RegionReplica(Replica):
     def catch_up(self) -> None:
         """Move the shadow to the newest version, if it is known how, and no read is under way."""
         if self.is_behind and self._chain_whole and not self.fetcher.is_waiting:
-            self.fetcher.forget_requests(self.transport.now())
+            wanted = self.fetcher.forget_requests(self.transport.now())
             self._advance(self.newest, tuple(self._pending))
+            self._want(wanted)
 
     async def _refresh(self, pages: Sequence[Extent]) -> None:
         """Ask what changed, and for what is read of it, of whatever version is newest now."""
@@ -152,7 +184,7 @@ class RegionReplica(Replica):
         if self.shadow.version != since:
             return  # another read was faster; look again
         header = frames[0][0]
-        self.fetcher.forget_requests(self.transport.now())
+        wanted = self.fetcher.forget_requests(self.transport.now())
         with self.believing():
             if header.version > since:
                 self._advance(header.version, runs_from_pb(header.changed))
@@ -161,6 +193,7 @@ class RegionReplica(Replica):
             for frame in frames:
                 self._store(*frame)
         self.fetcher.reconsider()
+        self._want(wanted)
         self.settle()
 
     def _advance(self, version: int, changed: tuple[Extent, ...]) -> None:

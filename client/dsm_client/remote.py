@@ -181,6 +181,11 @@ class RemoteRing(_Remote[RingReplica]):
         if self.replica.method is not Access.ZERO_COPY:
             background().call(self.replica.want, start, stop)
 
+    def will_need(self, start: int, stop: int) -> None:
+        self.replica.check()
+        self.replica.check_room(min(stop, self.position.head) - max(start, self.position.tail))
+        self.want(start, stop)
+
 
 class RemoteRegion(_Remote[RegionReplica]):
     """A region across the network, through its replica."""
@@ -221,6 +226,13 @@ class RemoteRegion(_Remote[RegionReplica]):
         except NotFilled:
             return None
         return views if shadow.version == version else None
+
+    def will_need(self, offset: int, length: int) -> None:
+        replica = self.replica
+        replica.check()
+        replica.cache.check_room(self.info, length)
+        if length and replica.method is not Access.ZERO_COPY:
+            background().call(replica.will_need, offset, length)
 
     async def fetch(self, offset: int, length: int) -> memoryview:
         (view,) = await self.fetch_all(((offset, length),))

@@ -75,6 +75,24 @@ class Ring(Handle):
             block = source.present(seq)
             yield background().run(source.fetch(seq)) if block is None else block
 
+    def will_need(self, start: int | None = None, stop: int | None = None) -> None:
+        """Blocks `[start, stop)` will be read, as far as they are there now: they are fetched
+        meanwhile, under `hybrid` their headers. Returns at once.
+
+        Unless given, all that is there. Nothing happens under `zero_copy`, which keeps nothing.
+        Raises `UsageError`, and `BudgetExceeded` for more than the shadows may take.
+        """
+        source = self._source
+        position = source.position
+        start = position.tail if start is None else start
+        stop = position.head if stop is None else stop
+        if not 0 <= start <= stop:
+            raise UsageError(
+                f"segment {self._name!r}: will_need takes blocks [start, stop), not "
+                f"[{start}, {stop})"
+            )
+        source.will_need(start, stop)
+
     def announced(self, start: int | None, stop: int | None) -> Iterator[int]:
         """The sequence numbers of a range, each announced to the source before it comes."""
         source = self._source

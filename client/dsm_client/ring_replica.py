@@ -124,9 +124,7 @@ class RingReplica(Replica):
         for seq in seqs:
             self.check_range(seq)
         blocks = self._runs(seqs, header_bytes)
-        units = sum(extent.length for extent in blocks)
-        room = units * self._block_bytes  # a header takes its block's place in the shadow
-        self.cache.check_room(self.info, int(room))
+        self.check_room(sum(extent.length for extent in blocks))
         self.accessed(blocks)
         if not any(self.missing(*extent, header_bytes) for extent in blocks):
             self.read_ahead()
@@ -146,6 +144,10 @@ class RingReplica(Replica):
             runs.add(last + 1 if 0 <= last < seq <= last + 1 + gap else seq, seq + 1)
             last = seq
         return tuple(runs)
+
+    def check_room(self, blocks: int) -> None:
+        """A header takes its block's place in the shadow. Raises `BudgetExceeded`."""
+        self.cache.check_room(self.info, int(blocks * self._block_bytes))
 
     async def fetch_beyond(self, seq: int, header_bytes: int | None) -> None:
         """Have block `seq` present, which may not have been appended yet."""

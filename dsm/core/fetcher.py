@@ -257,11 +257,18 @@ class Fetcher:
             self.woken.append((token, error))
         self._waiters.clear()
 
-    def forget_requests(self, now: float) -> None:
-        """What is under way is of no use any more (another version, a closed handle)."""
-        for id in list(self._requests):
+    def forget_requests(self, now: float) -> list[Extent]:
+        """What is under way is of no use any more (another version, a closed handle).
+
+        Returns what was wanted of it, which somebody said will be read.
+        """
+        wanted: list[Extent] = []
+        for id, request in list(self._requests.items()):
+            if request.urgency is Urgency.WANTED:
+                wanted += request.left
             self._forget(id)
             self.puller.cancel(id, now)
+        return wanted
 
     def reconsider(self) -> None:
         """The shadow changed otherwise (it moved to another version): wake or request again."""
