@@ -17,9 +17,10 @@ from typing import Any, Protocol
 from grpc import aio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from dsm.core.puller import DEMAND_LANE
 from dsm.core.reads import Request
 from dsm.wire.convert import request_to_pb
-from dsm.wire.protocol import MESSAGE_OVERHEAD_BYTES, PULL, Limits
+from dsm.wire.protocol import BULK_LANE, LANE, MESSAGE_OVERHEAD_BYTES, PULL, Limits
 from dsm.wire.v1 import wire_pb2 as pb
 
 BACKOFF_S = 0.05
@@ -128,7 +129,8 @@ class Lane:
         channel = new_channel(self._address, Limits())
         self._connected_at = None
         try:
-            call: Any = channel.stream_stream(PULL)()
+            metadata = () if self.number == DEMAND_LANE else ((LANE, BULK_LANE),)
+            call: Any = channel.stream_stream(PULL)(metadata=metadata)
             self._outgoing.clear()
             self._owner.lane_opened(self.number)
             connected = asyncio.create_task(self._connected(call))

@@ -29,7 +29,12 @@ def parse_url(url: str) -> tuple[str, str]:
         raise UsageError(f"url {url!r}: the scheme is dsm://, as in dsm://host:7400")
     address, _, segment = rest.partition("/")
     host, port = split_host_port(address)
-    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}"), segment
+    return join_host_port(host, port), segment
+
+
+def join_host_port(host: str, port: int) -> str:
+    """What `split_host_port` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -13,6 +13,10 @@ HELLO = "/dsm.wire.v1.Control/Hello"
 PULL = "/dsm.wire.v1.Data/Pull"
 DATA_SERVICE = "dsm.wire.v1.Data"
 
+LANE, BULK_LANE = "dsm-lane", "bulk"
+"""Metadata of a Pull stream whose connection carries bulk: the node chooses its congestion control
+by it."""
+
 GOING_AWAY = "going away"
 """Detail of the UNAVAILABLE status with which a node that shuts down ends its streams."""
 

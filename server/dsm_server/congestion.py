@@ -1,48 +1,115 @@
-"""BBR for the connections of a node, where the host allows it.
+"""Congestion control by what a connection carries: BBR for bulk, nothing that paces for the rest.
 
 Most systems default to CUBIC, which takes every loss for congestion: at 100 Mbit/s, 100 ms and
-0.1 % loss it carries 6 Mbit/s where BBR carries 72 (measured over emulated links). The congestion
-control of a listening socket is that of every connection that it accepts, so it is set once.
+0.1 % loss it carries 6 Mbit/s where BBR carries 72 (measured over emulated links). But BBR paces,
+also before it knows the path: two segments at a time, so that ten of them take a third of a round
+trip. A small answer is faster without.
+
+    listening socket ── CUBIC where the system's default would pace ──▶ inherited: control, demand
+    bulk lane opens  ── BBR on its own socket
+
 gRPC does not hand out its sockets; they are found among the process's own descriptors.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Any
+from urllib.parse import unquote
 
-WANTED = "bbr"
+Address = tuple[str, int]
 
-
-def prefer_bbr(port: int) -> str:
-    """Have connections accepted at `port` use BBR; returns what is in force, in words."""
-    try:
-        import psutil
-    except ImportError:
-        return "system default (psutil is not installed)"
-    in_force = [_set(sock) for sock in _listening(psutil.Process().net_connections("tcp"), port)]
-    return ", ".join(sorted(set(in_force))) or "system default (the socket was not found)"
+BULK = "bbr"
+PACING = ("bbr",)
+UNPACED = "cubic"
 
 
-def _listening(connections: Sequence[object], port: int) -> Iterator[socket.socket]:
-    for connection in connections:
-        address = getattr(connection, "laddr", None)
-        listens = getattr(connection, "status", "") == "LISTEN"
-        if listens and address and address.port == port:
-            with closing(socket.socket(fileno=os.dup(getattr(connection, "fd", -1)))) as sock:
-                yield sock
+class Congestion:
+    """Of the connections that a node accepts."""
+
+    def __init__(self) -> None:
+        self.in_force = "system default"
+        """In words, for `explain`."""
+        self._refused = ""
+        self._descriptors: dict[Address, int] = {}
+
+    def listening(self, port: int) -> None:
+        """Choose for what is accepted at `port`, and see whether bulk may have BBR."""
+        bulk = self._probe()
+        small = "system default"
+        try:
+            fds = [c.fd for c in _connections() if c.status == "LISTEN" and c.laddr.port == port]
+        except ImportError:
+            self._refused = "psutil is not installed"
+            fds = []
+        for fd in fds:
+            small = _on(
+                fd, lambda sock: _set(sock, UNPACED) if _get(sock) in PACING else _get(sock)
+            )
+        if self._refused:
+            self.in_force = f"{bulk} ({BULK} refused: {self._refused})"
+        else:
+            self.in_force = f"{bulk}, demand {small}"
+
+    def bulk(self, peer: str) -> None:
+        """The connection from this gRPC `peer` is a bulk lane."""
+        address = _parsed(peer)
+        if self._refused or address is None:
+            return
+
+        def prefer(sock: socket.socket) -> str:
+            host, port, *_ = sock.getpeername()
+            return _set(sock, BULK) if _address(host, port) == address else ""
+
+        with suppress(OSError):  # it is gone already, or not to be found
+            if address not in self._descriptors:
+                remote = [c for c in _connections() if c.raddr]
+                self._descriptors = {_address(*c.raddr): c.fd for c in remote}
+            _on(self._descriptors.pop(address, -1), prefer)
+
+    def _probe(self) -> str:
+        with socket.socket() as sock:
+            try:
+                return _set(sock, BULK)
+            except OSError as error:
+                self._refused = error.strerror or str(error)
+                return _get(sock)
 
 
-def _set(sock: socket.socket) -> str:
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, WANTED.encode())
-    except OSError as error:
-        return f"{_in_force(sock)} ({WANTED} refused: {error.strerror})"
-    return _in_force(sock)
+def _connections() -> list[Any]:
+    import psutil
+
+    return list(psutil.Process().net_connections("tcp"))
 
 
-def _in_force(sock: socket.socket) -> str:
+def _on(fd: int, work: Callable[[socket.socket], str]) -> str:
+    """Do it with a duplicate of gRPC's descriptor."""
+    with closing(socket.socket(fileno=os.dup(fd))) as sock:
+        return work(sock)
+
+
+def _parsed(peer: str) -> Address | None:
+    """Of gRPC's `ipv4:10.0.0.1:4711` or `ipv6:%5B::1%5D:4711`."""
+    _, _, rest = unquote(peer).partition(":")
+    host, _, port = rest.rpartition(":")
+    return _address(host.strip("[]"), int(port)) if port.isdigit() else None
+
+
+def _address(host: str, port: int) -> Address:
+    """The same for a connection over IPv4, whatever its socket's family."""
+    ip = ipaddress.ip_address(host)
+    return str(getattr(ip, "ipv4_mapped", None) or ip), port
+
+
+def _set(sock: socket.socket, name: str) -> str:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+    return _get(sock)
+
+
+def _get(sock: socket.socket) -> str:
     name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     return name.rstrip(b"\0").decode()

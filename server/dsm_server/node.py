@@ -29,12 +29,12 @@ from dsm.segment import (
     delete_segment,
     open_segment,
 )
-from dsm.wire.address import is_loopback, split_host_port
-from dsm.wire.protocol import DATA_SERVICE, MESSAGE_OVERHEAD_BYTES, Limits
+from dsm.wire.address import is_loopback, join_host_port, split_host_port
+from dsm.wire.protocol import BULK_LANE, DATA_SERVICE, LANE, MESSAGE_OVERHEAD_BYTES, Limits
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm.wire.v1.wire_pb2_grpc import add_ControlServicer_to_server
 from dsm_server.compression import Compressor
-from dsm_server.congestion import prefer_bbr
+from dsm_server.congestion import Congestion
 from dsm_server.control import Control
 from dsm_server.exports import Exports
 from dsm_server.leases import Leases
@@ -83,6 +83,7 @@ class Node:
         self._staging_bytes = staging_bytes
         self._loop = _new_loop()
         self._closing = asyncio.Event()
+        self._congestion = Congestion()
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="dsm-node", daemon=True)
@@ -177,11 +178,14 @@ class Node:
         leases = Leases(self._staging_bytes)
         proof = write_proof(self.root)
         try:
-            control = Control(exports, self._limits, secrets.token_hex(8), proof, self._closing)
+            control = Control(
+                exports, leases, self._limits, secrets.token_hex(8), proof, self._closing
+            )
             server = self._server(exports, leases, control)
             self.address = self._bind(server)
             await server.start()
-            control.congestion = prefer_bbr(split_host_port(self.address)[1])
+            self._congestion.listening(split_host_port(self.address)[1])
+            control.congestion = self._congestion.in_force
             self._ready.set()
             await self._closing.wait()
             await server.stop(GRACE_S)
@@ -198,7 +202,7 @@ class Node:
             raise UsageError(
                 f"cannot listen at {self._listen}; is another node running there? ({error})"
             ) from None
-        return f"{host}:{port}"
+        return join_host_port(host, port)
 
     def _server(self, exports: Exports, leases: Leases, control: Control) -> aio.Server:
         limits = self._limits
@@ -216,6 +220,8 @@ class Node:
         compressor = Compressor()
 
         async def pull(requests: Any, context: Any) -> None:
+            if (LANE, BULK_LANE) in (context.invocation_metadata() or ()):
+                self._congestion.bulk(context.peer())
             await PullStream(context, exports, leases, compressor, limits, self._closing).run()
 
         handlers: dict[str, Any] = {"Pull": grpc.stream_stream_rpc_method_handler(pull)}

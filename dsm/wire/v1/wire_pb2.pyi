@@ -9,14 +9,15 @@ the Control service and the demand reads; the others carry bulk. Every lane has 
   client                                             node
     │ ── Hello {versions 1..1, limits} ──────────────▶ │   agree on a version and on limits
     │ ◀───────────── {version 1, node, limits} ─────── │
-    │ ── Describe {"capture/eth0"} ──────────────────▶ │
-    │ ◀──────────── {epoch, geometry, head, tail} ──── │
+    │ ── Describe {"capture/eth0", 12 kB} ───────────▶ │   may go out together with Hello
+    │ ◀──── {epoch, geometry, head, tail, 1 frame} ─── │
     │ ══ Pull ═ {id 1, blocks [0,500) headers} ══════▶ │   requests are pipelined,
     │ ══ Pull ═ {id 2, blocks [500,900) park} ═══════▶ │   the node answers by priority
     │ ◀═ {id 1, 500 rows + headers, last} ════════════ │
     │ ◀═ {id 2, 3 blocks} … later: {id 2, 1 block} … ═ │   a parked read answers when data appears
     │ ◀── Watch: event {head 904} ──────────────────── │
 
+The metadata "dsm-lane: bulk" on a Pull stream says that its connection carries bulk.
 Credentials, where used, travel in gRPC metadata ("authorization"). A node that shuts down ends
 its streams with UNAVAILABLE and the detail "going away": come back.
 """
@@ -373,6 +374,7 @@ class Segment(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     HELD_BYTES_FIELD_NUMBER: _builtins.int
+    FIRST_FRAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___Kind.ValueType
     epoch: _builtins.int
@@ -388,6 +390,8 @@ class Segment(_message.Message):
     dtype: _builtins.str
     held_bytes: _builtins.int
     """Bytes in the blocks between tail and head, so that a client can size its first requests."""
+    first_frame: _builtins.bytes
+    """As DescribeRequest.first_bytes asked: the serialized PullFrame that answers a read of it, id 0."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -413,10 +417,11 @@ class Segment(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         position: Global___Position | None = ...,
         held_bytes: _builtins.int = ...,
+        first_frame: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_deadline_ms", b"block_deadline_ms", "buffers", b"buffers", "capacity_bytes", b"capacity_bytes", "created_ns", b"created_ns", "dtype", b"dtype", "epoch", b"epoch", "header_bytes", b"header_bytes", "held_bytes", b"held_bytes", "kind", b"kind", "metadata", b"metadata", "name", b"name", "page_bytes", b"page_bytes", "position", b"position", "shape", b"shape", "size_bytes", b"size_bytes", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_deadline_ms", b"block_deadline_ms", "buffers", b"buffers", "capacity_bytes", b"capacity_bytes", "created_ns", b"created_ns", "dtype", b"dtype", "epoch", b"epoch", "first_frame", b"first_frame", "header_bytes", b"header_bytes", "held_bytes", b"held_bytes", "kind", b"kind", "metadata", b"metadata", "name", b"name", "page_bytes", b"page_bytes", "position", b"position", "shape", b"shape", "size_bytes", b"size_bytes", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -504,15 +509,21 @@ class DescribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SEGMENT_FIELD_NUMBER: _builtins.int
+    FIRST_BYTES_FIELD_NUMBER: _builtins.int
     segment: _builtins.str
+    first_bytes: _builtins.int
+    """Send what is probably read first along, so that open and first read are one round trip: as many
+    of a region's first pages as this many bytes take, or a ring's newest block. 0: nothing.
+    """
     def __init__(
         self,
         *,
         segment: _builtins.str = ...,
+        first_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_bytes", b"first_bytes", "segment", b"segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

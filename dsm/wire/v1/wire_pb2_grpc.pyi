@@ -9,14 +9,15 @@ the Control service and the demand reads; the others carry bulk. Every lane has 
   client                                             node
     │ ── Hello {versions 1..1, limits} ──────────────▶ │   agree on a version and on limits
     │ ◀───────────── {version 1, node, limits} ─────── │
-    │ ── Describe {"capture/eth0"} ──────────────────▶ │
-    │ ◀──────────── {epoch, geometry, head, tail} ──── │
+    │ ── Describe {"capture/eth0", 12 kB} ───────────▶ │   may go out together with Hello
+    │ ◀──── {epoch, geometry, head, tail, 1 frame} ─── │
     │ ══ Pull ═ {id 1, blocks [0,500) headers} ══════▶ │   requests are pipelined,
     │ ══ Pull ═ {id 2, blocks [500,900) park} ═══════▶ │   the node answers by priority
     │ ◀═ {id 1, 500 rows + headers, last} ════════════ │
     │ ◀═ {id 2, 3 blocks} … later: {id 2, 1 block} … ═ │   a parked read answers when data appears
     │ ◀── Watch: event {head 904} ──────────────────── │
 
+The metadata "dsm-lane: bulk" on a Pull stream says that its connection carries bulk.
 Credentials, where used, travel in gRPC metadata ("authorization"). A node that shuts down ends
 its streams with UNAVAILABLE and the detail "going away": come back.
 """

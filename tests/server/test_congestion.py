@@ -1,0 +1,63 @@
+"""Which congestion control a node's connections have, read back from the kernel."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+from dsm_client import connect
+from dsm_server.congestion import BULK, Congestion, _parsed
+from dsm_server.node import Node
+
+
+def _allowed(name: str) -> bool:
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except OSError:
+            return False
+    return True
+
+
+def _accepted(port: int) -> list[str]:
+    """Of the connections that were accepted at `port`, in the kernel's words."""
+    found = []
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.laddr.port == port and connection.raddr:
+            sock = socket.socket(fileno=os.dup(connection.fd))
+            with sock:
+                name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            found.append(name.rstrip(b"\0").decode())
+    return found
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::]"])
+@pytest.mark.skipif(not _allowed(BULK), reason="this host does not allow BBR")
+def test_bulk_lanes_have_bbr_and_the_others_do_not(tmp_path: Path, cache: Path, host: str) -> None:
+    with Node(f"{host}:0", tmp_path, insecure=True) as node:
+        node.create_region("r", size_bytes=4096).close()
+        port = int(node.address.rpartition(":")[2])
+        url = f"dsm://127.0.0.1:{port}"
+        with connect(url, map_local=False, lanes=3, cache=str(cache)) as session:
+            session.open("r", access="prefetch").read()
+            assert sorted(_accepted(port)) == [BULK] * 3 + ["cubic"] * 2, "control and lane 0"
+            assert session.open("r").explain().count("bbr") == 1
+
+
+def test_what_is_refused_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsm_server.congestion.BULK", "newvegas")
+    congestion = Congestion()
+    congestion.listening(1)
+    assert "newvegas refused: No such file or directory" in congestion.in_force
+    congestion.bulk("ipv4:127.0.0.1:1")  # quietly nothing
+
+
+def test_peers_are_understood() -> None:
+    assert _parsed("ipv4:10.0.0.1:4711") == ("10.0.0.1", 4711)
+    assert _parsed("ipv6:%5B::ffff:10.0.0.1%5D:4711") == ("10.0.0.1", 4711)
+    assert _parsed("ipv6:%5B::1%5D:80") == ("::1", 80)
+    assert _parsed("unix:/tmp/x") is None
+    Congestion().bulk("ipv4:127.0.0.1:1")  # nobody is there
