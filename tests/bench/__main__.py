@@ -185,6 +185,7 @@ def _plan(choice: Choice, arguments: argparse.Namespace, scale: float) -> tuple[
         rounds=arguments.rounds or choice.rounds,
         limit_s=arguments.limit or choice.limit_s,
         budget_s=choice.budget_s * scale,
+        controls=choice.controls,
     )
     sockets = arguments.sockets or choice.setting.sockets
     return replace(choice.setting, sockets=sockets), plan

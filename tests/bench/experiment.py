@@ -31,11 +31,11 @@ REPEATS_MAX = 2
 CONTROL_SHARE = 1.2
 """An iperf3 of a cold read lasts so much longer than the array takes at best: slow start too."""
 
-CONTROL_MIN_S, CONTROL_MAX_S = 2.0, 10.0
+CONTROL_MIN_S, CONTROL_MAX_S = 2.0, 8.0
 CONTROL_START_S, CONTROL_START_RTTS = 1.0, 8.0
 """Of a worked-in path, iperf3 leaves out its start."""
 
-WORK_S, WORK_SHARE = 4.0, 2.0
+WORK_S, WORK_SHARE = 2.5, 2.0
 """A session is worked in for so long at most, or so much longer than the link needs."""
 
 SOCKETS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,12 @@ def _number(number: float | None) -> str:
 
 # ── files ──
 
+COLUMNS = 3
+"""Links side by side in a picture."""
+
+LOG_FROM = 50.0
+"""Where the worst is so many times the best, a linear scale would show only one of them."""
+
 
 def write(outcomes: list[Outcome], folder: Path) -> list[Path]:
     """JSON, the tables, and the pictures where matplotlib is installed."""
@@ -120,10 +127,15 @@ def pictures(outcomes: list[Outcome], folder: Path) -> list[Path]:
     written = []
     for name in names:
         shown = [outcome for outcome in outcomes if name in outcome["runs"]]
+        columns = min(len(shown), COLUMNS)
+        rows = math.ceil(len(shown) / columns)
+        size = (5.5 * columns, max(3.0, 1.2 + 0.25 * _bars(shown, name)) * rows)
         figure, axes = pyplot.subplots(
-            1, len(shown), figsize=(5.5 * len(shown), 5), squeeze=False, layout="constrained"
+            rows, columns, figsize=size, squeeze=False, layout="constrained"
         )
-        for axis, outcome in zip(axes[0], shown, strict=True):
+        for axis in axes.flat[len(shown) :]:
+            axis.set_visible(False)
+        for axis, outcome in zip(axes.flat, shown, strict=False):
             _draw(axis, outcome, BY_NAME[name])
         figure.suptitle(BY_NAME[name].title)
         path = folder / f"{name}.png"
@@ -131,6 +143,10 @@ def pictures(outcomes: list[Outcome], folder: Path) -> list[Path]:
         pyplot.close(figure)
         written.append(path)
     return written
+
+
+def _bars(outcomes: list[Outcome], name: str) -> int:
+    return max(len(outcome["runs"][name]) for outcome in outcomes)
 
 
 def _draw(axis: Any, outcome: Outcome, workload: Workload) -> None:
@@ -146,12 +162,15 @@ def _draw(axis: Any, outcome: Outcome, workload: Workload) -> None:
         colour = "tab:gray" if peer in IPERF3 else kind
         spread = [[each["median"] - each["least"]], [each["most"] - each["median"]]]
         axis.barh(place, each["median"], xerr=spread, color=colour, ecolor="black", capsize=2)
+        told = f" {_number(each['median'])}"
+        axis.text(each["most"], place, told, va="center", fontsize=8)
     axis.set_yticks(range(len(peers)), peers)
-    if workload.unit == "ms" and peers:
+    values = [each["median"] for each in measured.values()]
+    if values and min(values) > 0 and max(values) > LOG_FROM * min(values):
         axis.set_xscale("log")
+    axis.margins(x=0.12)
     bound = bound_value(outcome, workload)
     if bound is not None:
-        axis.axvline(bound, color="tab:red", linestyle="--", label="bound by arithmetic")
-        axis.legend(loc="lower right")
-    axis.set_xlabel(workload.unit)
+        axis.axvline(bound, color="tab:red", linestyle="--")
+    axis.set_xlabel(workload.unit + ("" if bound is None else "; dashed: bound by arithmetic"))
     axis.set_title(outcome["name"])

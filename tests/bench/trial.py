@@ -31,6 +31,9 @@ from .workloads import Workload
 GRACE_S = 20.0
 """Beyond the limit of a run, to start and to end."""
 
+PATIENCE = 2.0
+"""With whose bytes wait for their turn: cut off, it has no figure at all."""
+
 TCP_IP_BYTES = controls.PACKET_BYTES - controls.PAYLOAD_OF_PACKET
 TARGET_RTTS, TARGET_S = 10, 1.0
 """So soon a changed link should be filled again; it is watched for twice as long."""
@@ -87,7 +90,7 @@ class Trial:
     def _lasts_s(self) -> float:
         change = self.workload.change
         if change is None:
-            return self.limit_s
+            return self.limit_s if self.peer.in_order else PATIENCE * self.limit_s
         rtt_s = self.wan.profile.rtt_s * change.last.rtt
         watched_s = 2 * (TARGET_RTTS * rtt_s + TARGET_S) + window_s(rtt_s)
         return change.states[-1][0] + watched_s

@@ -1,4 +1,4 @@
-"""aria2: a file from nginx over 1 connection or 16, which is the most that it takes."""
+"""aria2: a file from nginx over 1 connection or 8 (16, the most it takes, overrun the emulator)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Aria2Reader(CopyReader):
         return ["aria2c", *quiet, *options, *where, self.address("http", name)]
 
 
-for connections in (1, 16):
+for connections in (1, 8):
     register(
         Peer(
             f"aria2-{connections}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -52,7 +54,10 @@ class CopyReader(Reader):
 
     def sequential(self, name: str, extents: Sequence[Extent]) -> Iterator[Buffer]:
         self._process = subprocess.Popen(
-            self.command(name), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            self.command(name),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # some are two processes
         )
         _, errors = self._process.communicate()
         if self._process.returncode:
@@ -65,7 +70,7 @@ class CopyReader(Reader):
     def stop(self) -> int:
         """Ends the program before it is done; what it has of the file so far."""
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         return sum(file.stat().st_blocks * 512 for file in self.target.iterdir() if file.is_file())
 
