@@ -111,7 +111,9 @@ def configure(ipv4: str, ipv6: str, config: HostConfig) -> None:
 
     _set_tcp(config)
     congestion = config.congestion or default_congestion()
-    metrics = {"cc_algo": congestion}
+    # A route's choice is the one that the sysctl cannot refuse; but unlike a default, it overrules
+    # what a program sets on its listening socket.
+    metrics = {} if congestion == default_congestion() else {"cc_algo": congestion}
     with IPRoute() as netlink:
         (loopback,) = netlink.link_lookup(ifname="lo")
         (device,) = netlink.link_lookup(ifname=DEVICE)
