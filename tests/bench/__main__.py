@@ -62,7 +62,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what there is, is kept
     try:
         _run(arguments, _named(",".join(arguments.what), dict.fromkeys(PARTS)) or PARTS_DEFAULT)
     except NotPermitted as error:
@@ -132,10 +132,12 @@ def _table(arguments: argparse.Namespace) -> tuple[Choice, ...]:
     """Of the table's links those that are named."""
     parts = _named(arguments.part, dict.fromkeys(TABLE_PARTS)) or TABLE_PARTS
     profiles, congestion = _words(arguments.profile), _words(arguments.congestion)
+    workloads = _named(arguments.workload, BY_NAME)
     choices = tuple(
         choice
         for choice in TABLE
         if choice.part in parts
+        and (not workloads or set(choice.workloads) & set(workloads))
         and (not profiles or choice.setting.profile in profiles)
         and (not congestion or choice.setting.congestion in congestion)
     )
@@ -178,9 +180,11 @@ def _measure(
 
 
 def _plan(choice: Choice, arguments: argparse.Namespace, scale: float) -> tuple[Setting, Plan]:
-    workloads = _named(arguments.workload, BY_NAME)
+    named = _named(arguments.workload, BY_NAME)
+    both = tuple(name for name in choice.workloads if name in named)
+    workloads = (both if choice.part else named) or choice.workloads
     plan = Plan(
-        workloads=replace(choice, workloads=workloads or choice.workloads).ordered(),
+        workloads=replace(choice, workloads=workloads).ordered(),
         peers=_named(arguments.peer, PEERS) or choice.peers,
         rounds=arguments.rounds or choice.rounds,
         limit_s=arguments.limit or choice.limit_s,

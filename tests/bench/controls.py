@@ -96,6 +96,6 @@ def bound_s(workload: Workload, profile: Any, sizes: Sizes) -> float | None:
             return (2 if PAYLOAD_EVERY > 1 else 1) * rtt_s + wire_s
         case "tail":
             return rtt_s / 2
-        case "first":
+        case "first" | "cold":
             return (2 if workload.warmth == "cold" else 1) * rtt_s + wire_s
     return None

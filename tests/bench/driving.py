@@ -49,7 +49,7 @@ class Drive:
                 yield from _untimed(reader.sequential("bulk", extents))
             case "random":
                 yield from reader.scattered("bulk", extents, self._workload.depth)
-            case "strided" | "first":
+            case "strided" | "first" | "cold":
                 yield from reader.scattered("bulk", extents, 1)
             case "headers":
                 yield from _untimed(reader.headers(len(extents)))

@@ -220,11 +220,15 @@ class _Bench:
             else:
                 result = self._trial(name, workload, round_number).run()
         except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-            result = {"error": f"{type(error).__name__}: {error}"[:300], "bytes": 0, "seconds": 0.0}
+            why = self._server_ended(name) or f"{type(error).__name__}: {error}"
+            result = {"error": why[:300], "bytes": 0, "seconds": 0.0}
         overhead_bytes = self._outcome.link.get("overhead_bytes", 0)
         seen = seen_on_the_link(self._wan.statistics(), overhead_bytes)
         seen["wire_bytes"] *= result.get("counted_share", 1)
         return {**result, **seen, "load": os.getloadavg()[0]}
+
+    def _server_ended(self, name: str) -> str:
+        return "" if name in IPERF3 else self._servers[PEERS[name].server].ended()
 
     def _trial(self, name: str, workload: Workload, round_number: int) -> Trial:
         other_s = self._data.sizes.of("other") * 8 / (self._outcome.link.get("rate_bps") or 1e9)

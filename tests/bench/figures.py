@@ -118,7 +118,7 @@ def best_single(outcome: Outcome, workload: Workload) -> tuple[str, float] | Non
         for peer, runs in outcome["runs"].get(workload.name, {}).items()
         if not is_ours(peer)
         and peer in PEERS
-        and (PEERS[peer].connections == 1 or workload.kind == "first")
+        and (PEERS[peer].connections == 1 or workload.kind in ("first", "cold"))
     }
     measured = {peer: figure for peer, figure in found.items() if figure is not None}
     if not measured:

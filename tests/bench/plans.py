@@ -119,7 +119,7 @@ TABLE = (
     _loss_based("transpacific", 310.0),
     _reads(READS, ("dsm",), 330.0),
     _reads(("headers",), ("dsm", "dsm-hints", "flight"), 80.0),
-    _reads(("first-cold", "object-cold"), ("dsm", *SINGLE), 160.0),
+    _reads(("first-cold", "object-cold"), ("dsm", "dsm-open", *SINGLE), 160.0),
     Choice(
         Setting("transatlantic", "bbr", overrides=(("loss", 0.0),)),
         ("tail-10", "tail-100", "tail-1000"),

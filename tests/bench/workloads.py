@@ -73,7 +73,7 @@ class Workload:
                     *(header_extent(seq) for seq in range(sizes.blocks)),
                     *(payload_extent(seq) for seq in wanted),
                 ]
-            case "first":
+            case "first" | "cold":
                 size = min(self.length, sizes.bulk_bytes)
                 at = (sizes.bulk_bytes - size) // 2 // READ_BYTES * READ_BYTES
                 return [(at, size)]
@@ -135,11 +135,11 @@ ALL = (
     _tail(100),
     _tail(1000),
     Workload(
-        "first-cold", "first", "connect and read 1 KiB", "ms", length=SMALL_BYTES, warmth="cold"
+        "first-cold", "cold", "connect and read 1 KiB", "ms", length=SMALL_BYTES, warmth="cold"
     ),
     Workload("first-warm", "first", "open and read 1 KiB, warm", "ms", length=SMALL_BYTES),
     Workload(
-        "object-cold", "first", "connect and read 10 MB", "ms", length=OBJECT_BYTES, warmth="cold"
+        "object-cold", "cold", "connect and read 10 MB", "ms", length=OBJECT_BYTES, warmth="cold"
     ),
     Workload(
         "demand",

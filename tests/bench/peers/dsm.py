@@ -75,13 +75,12 @@ class DsmReader(Reader):
 
         self._best = best
         self._cache = tempfile.TemporaryDirectory(prefix="cache-")
-        self._session = connect(
-            f"dsm://{host}:{port}",
-            map_local=False,
-            insecure=True,
-            cache=self._cache.name,
-        )
+        self._session = connect(f"dsm://{host}:{port}", **self._options)
         self._opened: dict[tuple[str, str], Any] = {}
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"map_local": False, "insecure": True, "cache": self._cache.name}
 
     def close(self) -> None:
         self._session.close()
@@ -116,7 +115,7 @@ class DsmReader(Reader):
         region = self._open(name)
         if self._best:
             region.hint("random")
-        if depth > 1 and hasattr(region, "read_many"):
+        if depth > 1 and self._best:
             return self._vectored(region, extents, depth)
         return super().scattered(name, extents, depth)
 
@@ -158,9 +157,32 @@ class DsmReader(Reader):
         return list(self._opened.values())[-1].explain() if self._opened else ""
 
 
-KINDS = frozenset(
-    {"sequential", "random", "strided", "headers", "payloads", "first", "tail", "demand", "seek"}
-)
+class OpenReader(DsmReader):
+    """One segment by its address: session and handle in one."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._best = False
+        self._cache = tempfile.TemporaryDirectory(prefix="cache-")
+        self._node = f"dsm://{host}:{port}"
+        self._opened: dict[tuple[str, str], Any] = {}
+
+    def close(self) -> None:
+        for handle in self._opened.values():
+            handle.close()
+        self._cache.cleanup()
+
+    def _open(self, name: str, access: str = "auto") -> Any:
+        import dsm_client
+
+        key = name, access
+        if key not in self._opened:
+            url = f"{self._node}/{name}"
+            self._opened[key] = dsm_client.open(url, access, **self._options)
+        return self._opened[key]
+
+
+ARRAY = frozenset({"sequential", "random", "strided", "first", "cold", "demand", "seek"})
+KINDS = ARRAY | {"headers", "payloads", "tail"}
 
 
 for name, title in (("dsm", "this project, defaults"), ("dsm-hints", "this project, hints given")):
@@ -173,6 +195,16 @@ register(
         "this project, BBR refused to the node",
         functools.partial(DsmReader, best=False),
         frozenset({"sequential"}),
+        ("dsm_client",),
+    )
+)
+register(
+    Peer(
+        "dsm-open",
+        "node",
+        "this project, one segment opened by its address",
+        OpenReader,
+        frozenset({"cold"}),
         ("dsm_client",),
     )
 )

@@ -108,7 +108,7 @@ def fixed(column: Any, width: int) -> Iterator[memoryview]:
 
 
 KINDS = frozenset(
-    {"sequential", "random", "strided", "headers", "payloads", "first", "demand", "seek"}
+    {"sequential", "random", "strided", "headers", "payloads", "first", "cold", "demand", "seek"}
 )
 MODULES = ("pyarrow.flight", "numpy")
 for count, name in ((1, "flight"), (ENDPOINTS, f"flight-{ENDPOINTS}")):

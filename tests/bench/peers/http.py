@@ -135,7 +135,7 @@ class RangesReader(HttpReader):
 
 
 MODULES = ("fsspec", "aiohttp", "fsspec.implementations.http")
-PIECEWISE = frozenset({"sequential", "random", "strided", "first", "demand", "seek"})
+PIECEWISE = frozenset({"sequential", "random", "strided", "first", "cold", "demand", "seek"})
 ALL = PIECEWISE | {"headers", "payloads"}
 
 

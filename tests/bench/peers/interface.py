@@ -153,6 +153,15 @@ class Running:
     port: int
     processes: list[subprocess.Popen[Any]] = field(default_factory=list)
 
+    def ended(self) -> str:
+        """What it said last, if it has ended though it should not have."""
+        codes = [process.poll() for process in self.processes]
+        if all(code is None for code in codes):
+            return ""
+        logs = sorted(self.folder.glob("*.log"))
+        said = "".join(log.read_text(errors="replace")[-200:] for log in logs)
+        return f"the server has ended with {codes}: {said}"
+
     @contextlib.contextmanager
     def program(self, command: Sequence[str], *, port: int | None = None) -> Iterator[Any]:
         """A program on the host, until the block is left; entered when its port answers."""

@@ -110,7 +110,7 @@ def rclone(host: str, port: int, *, options: tuple[str, ...]) -> MountReader:
     return MountReader(["rclone", "mount", *flags, remote, where], ["fusermount3", "-u", "-z"])
 
 
-KINDS = frozenset({"sequential", "random", "strided", "first", "demand", "seek"})
+KINDS = frozenset({"sequential", "random", "strided", "first", "cold", "demand", "seek"})
 register(
     Peer(
         "sshfs",

@@ -116,7 +116,7 @@ register(
         "redis",
         "Redis, GETRANGE one by one",
         RedisReader,
-        frozenset({"sequential", "random", "strided", "first", "tail", "demand", "seek"}),
+        frozenset({"sequential", "random", "strided", "first", "cold", "tail", "demand", "seek"}),
         MODULES,
     )
 )

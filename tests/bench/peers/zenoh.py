@@ -108,7 +108,7 @@ register(
         "zenoh",
         "Zenoh, reliable and blocking",
         ZenohReader,
-        frozenset({"sequential", "random", "strided", "first", "tail", "demand", "seek"}),
+        frozenset({"sequential", "random", "strided", "first", "cold", "tail", "demand", "seek"}),
         ("zenoh",),
     )
 )
