@@ -73,16 +73,18 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """All figures of one profile, and whether to believe runs on it: not if one of them is off."""
+    """All figures of one profile; `reasons` say why they cannot be believed."""
 
     profile: str
     backend: str
     figures: tuple[Figure, ...]
-    verdict: Verdict
+    reasons: tuple[str, ...]
 
     @property
-    def good(self) -> bool:
-        return all(figure.good for figure in self.figures)
+    def verdict(self) -> Verdict:
+        """Whether to believe runs on such a path: not if a figure is off, either."""
+        off = [f"{figure.name} is off" for figure in self.figures if not figure.good]
+        return Verdict((*self.reasons, *off))
 
 
 class _Unusable(Exception):
@@ -116,8 +118,7 @@ def calibrate(profile: Profile, *, backend: str = "auto", measure_s: float = 8.0
                 reasons.append(str(error))
             reasons += judge(wan.statistics(), profile.rtt_s).reasons
             name = wan.backend
-    reasons += [f"{figure.name} is off" for figure in figures if not figure.good]
-    return Calibration(profile.name, name, tuple(figures), Verdict(tuple(dict.fromkeys(reasons))))
+    return Calibration(profile.name, name, tuple(figures), tuple(dict.fromkeys(reasons)))
 
 
 @contextmanager
@@ -276,5 +277,5 @@ def _iperf3(near: Host, far: Host, *options: str) -> dict[str, Any]:
     )
     answer: dict[str, Any] = json.loads(done.stdout)
     if "error" in answer:
-        raise NotPermitted(f"iperf3: {answer['error']}")
+        raise _Unusable(f"iperf3: {answer['error']}")
     return answer

@@ -168,7 +168,14 @@ def flood(config: LinkConfig, packets: int, timeline: Timeline | None = None) ->
 
 
 @pytest.mark.parametrize(
-    ("loss", "segments", "packets"), [(0.2, 1, 20_000), (0.02, 1, 100_000), (1e-3, 45, 50_000)]
+    ("loss", "segments", "packets"),
+    [
+        (0.2, 1, 20_000),
+        (0.02, 1, 100_000),
+        (1e-3, 45, 50_000),
+        (1e-4, 9000, 1000),
+        (1e-5, 90_000, 1000),
+    ],
 )
 def test_loss_is_drawn_per_segment_at_the_rate_asked_for(loss, segments, packets):
     link: Link[int] = Link(LinkConfig(loss=loss), Random(5))

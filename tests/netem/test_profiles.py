@@ -10,7 +10,7 @@ import dsm_netem
 import pytest
 from dsm_netem import ConfigError, LinkConfig, TraceError, units
 from dsm_netem.backends import RelayBackend
-from dsm_netem.namespaces import HostConfig
+from dsm_netem.namespaces import HostConfig, NotPermitted
 from dsm_netem.profiles import profile, profiles
 from dsm_netem.tc import left_out, netem_arguments
 from dsm_netem.topology import Path, Topology
@@ -102,6 +102,15 @@ def test_framing_and_headers_are_taken_off_what_a_link_can_carry():
     assert LinkConfig().goodput_bps() is None
     with Wan("transatlantic", backend="relay") as wan:  # of byte streams
         assert wan.goodput_bps("b", "a") == 500e6
+
+
+def test_without_pyroute2_there_is_the_relay(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(NotPermitted, match=r"pip install 'dsm-wan\[netem\]'.*relay"):
+        Wan("metro", backend="tun").start()
+    with Wan("metro") as wan:
+        assert wan.backend == "relay"
+        assert all("pyroute2" in reason for reason in wan.passed_over)
 
 
 def test_what_is_not_there_is_named():

@@ -342,6 +342,18 @@ def test_nothing_survives_a_kill(wan, victim):
     assert wait_for_end(sleeper)
 
 
+def test_a_forwarder_that_is_told_to_end_takes_along_what_runs_on_its_hosts(wan):
+    emulated = wan(path())
+    forwarder = int(emulated.hosts["a"].namespace.split("/")[2])
+    with emulated.hosts["a"].running(SLEEPER, stdout=subprocess.PIPE) as sleeper:
+        assert sleeper.stdout is not None
+        sleeper.stdout.readline()
+        os.kill(forwarder, signal.SIGTERM)
+        assert wait_for_end(forwarder)
+        assert sleeper.wait(timeout=10) == -signal.SIGKILL
+        sleeper.communicate()
+
+
 def test_a_sweep_spares_the_living(wan):
     emulated = wan(path())
     sleeper = emulated.hosts["a"].popen(SLEEPER, stdout=subprocess.PIPE)
@@ -351,6 +363,24 @@ def test_a_sweep_spares_the_living(wan):
     assert sleeper.poll() is None
     sleeper.kill()
     sleeper.communicate()
+
+
+NESTED = """
+from dsm_netem.wan import Wan
+with Wan("metro", backend="tun") as inner:
+    near, far = inner.hosts.values()
+    near.run(["true"])
+    print(near.ipv4, far.ipv4)
+"""
+
+
+def test_what_is_called_the_same_is_left_alone(wan):
+    """A WAN started on a host of another: the same device name, the same addresses."""
+    emulated = wan(path(rtt_s=0.01))
+    near, far = emulated.hosts.values()
+    done = near.run([sys.executable, "-c", NESTED], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == f"{near.ipv4} {far.ipv4}\n"
+    assert min(ping(near, far, 3)) >= 0.01
 
 
 # -- without the rights --
