@@ -20,14 +20,34 @@ from dsm_client import region, ring
 from dsm_client.aio_handles import AsyncBlock, Region, Ring, in_loop
 from dsm_client.mapped import MappedRing
 from dsm_client.remote import RemoteRing
-from dsm_client.session import Described, Options, SessionCore
+from dsm_client.session import Described, Options, SessionCore, split_url
 
-__all__ = ["AsyncBlock", "Region", "Ring", "Session", "connect"]
+__all__ = ["AsyncBlock", "Region", "Ring", "Session", "connect", "open"]
 
 
 def connect(url: str, **options: Any) -> Connecting:
     """As `dsm_client.connect`; to be awaited, or entered with `async with`."""
     return Connecting(SessionCore(url, Options(**options)))
+
+
+async def open(
+    url: str, access: str | Access = "auto", header_bytes: int | None = None, **options: Any
+) -> Any:
+    """As `dsm_client.open`: the segment that `url` names, with a session of its own."""
+    node, name = split_url(url)
+    core, method = SessionCore(node, Options(**options)), Access.parse(access)
+    source = await in_loop(core.open_with(name, method, header_bytes))
+    handle = _handle(core, name, method, header_bytes, source)
+    handle._handle.owns_session = True
+    return handle
+
+
+def _handle(
+    core: SessionCore, name: str, method: Access, header_bytes: int | None, source: Any
+) -> Ring | Region:
+    if isinstance(source, MappedRing | RemoteRing):
+        return Ring(ring.Ring(core, name, method, header_bytes, source))
+    return Region(region.Region(core, name, method, header_bytes, source))
 
 
 class Connecting:
@@ -64,9 +84,7 @@ class Session:
     ) -> Any:
         method = Access.parse(access)
         source = await in_loop(self._core.source(name, method, header_bytes))
-        if isinstance(source, MappedRing | RemoteRing):
-            return Ring(ring.Ring(self._core, name, method, header_bytes, source))
-        return Region(region.Region(self._core, name, method, header_bytes, source))
+        return _handle(self._core, name, method, header_bytes, source)
 
     async def list(self, prefix: str = "") -> list[Described]:
         return await in_loop(self._core.list(prefix))

@@ -5,7 +5,8 @@
 
 A shadow outlives its process: whoever opens the segment next goes on with what is there. Shadows of
 epochs that are over are removed when their segment is opened again. One budget covers all shadows
-of a cache; a replica that needs more room drops what it filled first.
+of a cache; a replica that needs more room drops what it filled first, and a new session removes
+what earlier ones left beyond it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -51,6 +53,22 @@ class ShadowCache:
         self._directory = root / quote(address, safe=":")
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._shadows: set[RingShadow | RegionShadow] = set()
+
+    def sweep(self) -> None:
+        """Remove shadows of earlier sessions, those used last, last, until all fit the budget."""
+        found = []
+        for file in self.root.glob("*/*.dsm"):
+            with suppress(FileNotFoundError):  # another session is sweeping
+                stat = file.stat()
+                found.append((stat.st_mtime_ns, stat.st_blocks * 512, file))
+        left = sum(size for _, size, _ in found)
+        for _, size, file in sorted(found):
+            if left > self.budget_bytes and _remove_unused(file):
+                left -= size
+
+    def has(self, name: str) -> bool:
+        """There is a shadow of it, maybe of an earlier life, and maybe in use."""
+        return any(self._directory.glob(f"{quote(name, safe='')}~*.dsm"))
 
     def ring(self, info: SegmentInfo) -> RingShadow:
         shadow = self._open(info, RingShadow, create_ring_shadow)
@@ -130,6 +148,17 @@ class ShadowCache:
         for path in self._directory.glob(f"{stem}*.dsm"):
             if not path.name.removeprefix(stem).startswith(f"{info.epoch:016x}"):
                 path.unlink(missing_ok=True)
+
+
+def _remove_unused(file: Path) -> bool:
+    try:
+        open_shadow(file).close()
+    except WriterBusy:
+        return False
+    except DsmError:
+        pass  # damaged, or gone by now
+    file.unlink(missing_ok=True)
+    return True
 
 
 def _same(one: SegmentInfo, other: SegmentInfo) -> bool:

@@ -30,6 +30,9 @@ from dsm_client.ring_replica import RingReplica
 from dsm_client.sources import RegionSource, RingSource
 from dsm_client.transport import Transport
 
+FIRST_BYTES = 12_000
+"""Sent along with a segment's description: with a hello, what TCP's initial window takes."""
+
 RETRY_S = 30.0
 """How long a reader waits for a node that is away."""
 
@@ -79,6 +82,7 @@ class SessionCore:
             options.budget_bytes,
             self.address,
         )
+        self.cache.sweep()
         self.transport: Transport | None = None
         self.is_local = False
         self._proof: Proof | None = None
@@ -93,11 +97,41 @@ class SessionCore:
     # ── life, in the loop ──
 
     async def open(self) -> None:
+        transport = self._started()
+        try:
+            await transport.greet()
+        except BaseException:
+            await transport.close()
+            raise
+        self._opened(transport)
+
+    async def open_with(
+        self, name: str, access: Access, header_bytes: int | None
+    ) -> RingSource | RegionSource:
+        """Open the session and one segment: hello and description in the same round trip."""
+        transport = self._started()
+        described = asyncio.create_task(_describe(transport, name, self._first_bytes(name, access)))
+        try:
+            await transport.greet()
+            found = await described
+        except BaseException:
+            described.cancel()
+            await asyncio.wait((described,))
+            await transport.close()
+            raise
+        self._opened(transport)
+        return self._source(*found, access, header_bytes)
+
+    def _started(self) -> Transport:
         options = self.options
         transport = Transport(
             self.address, lanes=options.lanes, retry_s=options.retry_s, lz4=options.compress
         )
-        await transport.open()
+        transport.start()
+        return transport
+
+    def _opened(self, transport: Transport) -> None:
+        options = self.options
         self.transport = transport
         proof = self._proof = transport.control.proof
         self.is_local = options.map_local and proof is not None and is_local(proof)
@@ -162,9 +196,7 @@ class SessionCore:
         return found
 
     async def describe(self, name: str) -> Described:
-        transport = await self.ready()
-        request = pb.DescribeRequest(segment=validate_name(name))
-        return _described(await transport.control.call("Describe", request, segment=name))
+        return (await _describe(await self.ready(), name, 0))[0]
 
     async def create(self, info: SegmentInfo) -> Described:
         """Create a segment at the node; epoch and times of `info` do not matter."""
@@ -181,12 +213,26 @@ class SessionCore:
         self, name: str, access: Access, header_bytes: int | None
     ) -> RingSource | RegionSource:
         """Open a segment: mapped if it is here, else a replica."""
-        described = await self.describe(name)
+        transport = await self.ready()
+        first_bytes = 0 if self.is_local else self._first_bytes(name, access)
+        found = await _describe(transport, name, first_bytes)
+        return self._source(*found, access, header_bytes)
+
+    def _first_bytes(self, name: str, access: Access) -> int:
+        """What is worth being sent along; `zero_copy` keeps nothing."""
+        return 0 if access is Access.ZERO_COPY or self.cache.has(name) else FIRST_BYTES
+
+    def _source(
+        self, described: Described, first_frame: bytes, access: Access, header_bytes: int | None
+    ) -> RingSource | RegionSource:
         if self.is_local:
             mapped = self._mapped(described, header_bytes)
             if mapped is not None:
                 return mapped
-        return self._remote(described, access, header_bytes)
+        source = self._remote(described, access, header_bytes)
+        if first_frame:
+            source.replica.told_first(first_frame)
+        return source
 
     def _mapped(
         self, described: Described, header_bytes: int | None
@@ -242,6 +288,21 @@ class SessionCore:
     def counts(self) -> dict[str, int]:
         """What crossed the wire in this session so far; see `TransportCounts`."""
         return {} if self.transport is None else asdict(self.transport.counts)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The node's url and the segment's name. Raises `UsageError`."""
+    address, segment = parse_url(url)
+    if not segment:
+        raise UsageError(f"url {url!r} names no segment; dsm://{address}/its/name does")
+    return f"dsm://{address}", segment
+
+
+async def _describe(transport: Transport, name: str, first_bytes: int) -> tuple[Described, bytes]:
+    """What a segment is, and the frame of what is probably read first of it."""
+    request = pb.DescribeRequest(segment=validate_name(name), first_bytes=first_bytes)
+    reply: pb.Segment = await transport.control.call("Describe", request, segment=name)
+    return _described(reply), reply.first_frame
 
 
 def _described(message: pb.Segment) -> Described:

@@ -99,24 +99,19 @@ class Transport:
 
     # ── life ──
 
-    async def open(self) -> None:
-        """Say hello, then open the lanes. Raises `NodeUnavailable`, `ProtocolMismatch`."""
-        control = self._start()
-        try:
-            await control.hello()
-        except BaseException:
-            await self.close()
-            raise
-        self.puller.requests_max = control.limits.requests_max
-        self._tasks.append(asyncio.create_task(self._ping_forever(), name="dsm-ping"))
-
-    def _start(self) -> Control:
+    def start(self) -> None:
         """Control channel and lanes connect at the same time, so that reads wait for neither."""
         self._control = Control(self.address, self.retry_s)
         self._open_lane(DEMAND_LANE)
         self._adjust_lanes()
         self._tasks = [asyncio.create_task(self.events.run(self._control), name="dsm-watch")]
-        return self._control
+
+    async def greet(self) -> None:
+        """After `start`: say hello. Raises `NodeUnavailable`, `ProtocolMismatch`; close it then."""
+        control = self.control
+        await control.hello()
+        self.puller.requests_max = control.limits.requests_max
+        self._tasks.append(asyncio.create_task(self._ping_forever(), name="dsm-ping"))
 
     @property
     def control(self) -> Control:
@@ -154,7 +149,7 @@ class Transport:
 
     def resume(self) -> None:
         """After `close`: the same again, with whatever is still wanted."""
-        self._start()
+        self.start()
         self._tasks.append(asyncio.create_task(self._ping_forever(), name="dsm-ping"))
 
     async def ping(self) -> float:

@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsm.core.extents import ExtentSet, merge
-from dsm.core.reads import Part, ReadBlocks, ReadBytes, ReadPages, Request
-from dsm.errors import BudgetExceeded, OutOfRange, Overrun
-from dsm.model import Extent, Gap
+from dsm.core.reads import Part, Read, ReadBlocks, ReadBytes, ReadPages, Request
+from dsm.errors import BudgetExceeded, DsmError, OutOfRange, Overrun
+from dsm.model import Extent, Gap, Kind
 from dsm.segment import BlockRun
 from dsm.wire.convert import PARTS, position_to_pb, runs_to_pb
-from dsm.wire.frame import Buffer
+from dsm.wire.frame import Buffer, encode_frame
+from dsm.wire.protocol import Limits
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_server.exports import CHANGED_EXTENTS_MAX, Exported
 from dsm_server.leases import Leases
@@ -237,6 +238,39 @@ def answer(exported: Exported, request: Request, leases: Leases) -> Answer:
             return PagesAnswer(exported, read, leases)
         case ReadBytes() as read:
             return BytesAnswer(exported, read, leases)
+
+
+def first_frame(exported: Exported, leases: Leases, bytes_max: int) -> bytes:
+    """What is probably read first: the first pages of a region, the newest block of a ring.
+
+    A serialized frame; empty where not even that fits, or it cannot be read just now.
+    """
+    try:
+        read = _first_read(exported, bytes_max)
+        if read is None:
+            return b""
+        request = Request(0, exported.info.name, exported.info.epoch, read)
+        reply = answer(exported, request, leases)
+        try:
+            frame = reply.next_frame(Limits().frame_bytes_max)
+        finally:
+            reply.close()
+    except DsmError:
+        return b""
+    assert frame is not None
+    return encode_frame(complete(frame, request, exported), frame.pieces)
+
+
+def _first_read(exported: Exported, bytes_max: int) -> Read | None:
+    info = exported.info
+    if info.kind is Kind.RING:
+        newest = exported.ring.head - 1
+        if newest < exported.ring.tail or exported.ring.descriptor(newest).length > bytes_max:
+            return None
+        return ReadBlocks(newest, newest + 1, Part.WHOLE, info.header_bytes)
+    pages = min(info.pages, bytes_max // (info.page_bytes + PAGE_ROW_BYTES))
+    since = exported.region.version
+    return ReadPages(0, since, need=(Extent(0, pages),)) if pages else None
 
 
 def complete(frame: Frame, request: Request, exported: Exported) -> pb.FrameHeader:

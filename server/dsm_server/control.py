@@ -18,10 +18,15 @@ from dsm.wire.protocol import VERSION_MAX, VERSION_MIN, Limits, agree_version
 from dsm.wire.status import grpc_code
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm.wire.v1.wire_pb2_grpc import ControlServicer
+from dsm_server.answers import first_frame
 from dsm_server.exports import Exported, Exports
+from dsm_server.leases import Leases
 from dsm_server.watch import WatchStream
 
 LIST_COUNT_MAX = 1000
+
+FIRST_BYTES_MAX = 64 << 10
+"""Sent along with a description: more than this is a read, and goes over a lane."""
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
@@ -47,12 +52,14 @@ class Control(ControlServicer):
     def __init__(
         self,
         exports: Exports,
+        leases: Leases,
         limits: Limits,
         node_id: str,
         proof: Proof,
         closing: asyncio.Event,
     ) -> None:
         self._exports = exports
+        self._leases = leases
         self._limits = limits
         self._node_id = node_id
         self._proof = proof
@@ -90,7 +97,11 @@ class Control(ControlServicer):
 
     @_mapped_errors
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.Segment:
-        return _describe(self._exports.get(request.segment))
+        exported = self._exports.get(request.segment)
+        described = _describe(exported)
+        if bytes_max := min(request.first_bytes, FIRST_BYTES_MAX):
+            described.first_frame = first_frame(exported, self._leases, bytes_max)
+        return described
 
     @_mapped_errors
     async def Create(self, request: pb.CreateRequest, context: Any) -> pb.Segment:

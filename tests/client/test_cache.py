@@ -1,0 +1,43 @@
+"""What shadows of earlier sessions may take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dsm_client.cache import ShadowCache
+
+from dsm.model import Kind, SegmentInfo
+
+
+def _info(name: str) -> SegmentInfo:
+    return SegmentInfo(
+        name, Kind.REGION, epoch=1, created_ns=1, size_bytes=1 << 20, page_bytes=4096, buffers=3
+    )
+
+
+def test_old_shadows_make_room_for_new_ones(cache: Path) -> None:
+    first = ShadowCache(cache, 1 << 30, "node:1")
+    shadows = {name: first.region(_info(name)) for name in ("oldest", "used", "older", "newest")}
+    files = {path.name.partition("~")[0]: path for path in cache.glob("*/*.dsm")}
+    for age, name in enumerate(("newest", "older", "used", "oldest")):
+        os.utime(files[name], (1e9 - age, 1e9 - age))
+    each = files["newest"].stat().st_blocks * 512
+    for name in ("oldest", "older", "newest"):
+        first.close(shadows[name])
+    ShadowCache(cache, 2 * each, "node:2").sweep()
+    assert {name for name, path in files.items() if path.exists()} == {"used", "newest"}
+    first.close(shadows["used"])
+
+
+def test_what_fits_stays_and_what_is_damaged_goes(cache: Path) -> None:
+    shadows = ShadowCache(cache, 1 << 30, "node:1")
+    shadows.close(shadows.region(_info("one")))
+    damaged = cache / "node:1" / "two~0000000000000001.dsm"
+    damaged.write_bytes(b"x" * 4096)
+    shadows.sweep()
+    assert damaged.exists()
+    assert shadows.has("one")
+    assert not shadows.has("on")
+    ShadowCache(cache, 0, "node:1").sweep()
+    assert not list(cache.glob("*/*.dsm"))
