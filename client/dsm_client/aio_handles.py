@@ -15,6 +15,7 @@ from dsm_client import region, ring
 from dsm_client.blocks import LazyBlock
 from dsm_client.follow import Follower
 from dsm_client.loop import background
+from dsm_client.stats import HandleStats
 
 T = TypeVar("T")
 
@@ -116,9 +117,9 @@ class _Handle:
         text: str = self._handle.explain()
         return text
 
-    def stats(self) -> dict[str, int]:
-        counts: dict[str, int] = self._handle.stats()
-        return counts
+    def stats(self) -> HandleStats:
+        stats: HandleStats = self._handle.stats()
+        return stats
 
     async def close(self) -> None:
         self._handle.close()

@@ -9,6 +9,7 @@ from dsm.errors import Closed
 from dsm.model import Access, Kind, Position, SegmentInfo
 from dsm_client.loop import background
 from dsm_client.remote import RemoteRegion, RemoteRing
+from dsm_client.stats import HandleStats
 
 if TYPE_CHECKING:
     from dsm_client.session import SessionCore
@@ -91,13 +92,10 @@ class Handle:
         text: str = self._source.explain()
         return text
 
-    def stats(self) -> dict[str, int]:
-        """Reads, hits, waits and bytes of this handle; empty for a mapped one."""
-        source = self._source
-        if isinstance(source, RemoteRing | RemoteRegion):
-            counts = source.replica.counts
-            return {name: getattr(counts, name) for name in counts.__slots__}
-        return {}
+    def stats(self) -> HandleStats:
+        """What this handle did so far, and the path as it is now, for a dashboard."""
+        stats: HandleStats = self._source.stats()
+        return stats
 
     def close(self) -> None:
         """Let go of it. Views that were handed out stay valid."""

@@ -11,6 +11,7 @@ from dsm.errors import EpochGone
 from dsm.model import Position
 from dsm.segment import Bell, Block, RegionReader, RingReader
 from dsm_client.loop import patience_s
+from dsm_client.stats import HandleStats, stats_of_mapped
 
 
 class MappedRing:
@@ -98,6 +99,9 @@ class MappedRing:
     def explain(self) -> str:
         return f"{self.info.name}: mapped, since the node is on this host; no bytes on the wire"
 
+    def stats(self) -> HandleStats:
+        return stats_of_mapped()
+
     def close(self) -> None:
         if self._bell is not None:
             self._bell.close()
@@ -139,6 +143,9 @@ class MappedRegion:
 
     def explain(self) -> str:
         return f"{self.info.name}: mapped, since the node is on this host; no bytes on the wire"
+
+    def stats(self) -> HandleStats:
+        return stats_of_mapped()
 
     def close(self) -> None:
         self.reader.close()

@@ -51,6 +51,7 @@ class RegionReplica(Replica):
         access: Access,
     ) -> None:
         super().__init__(transport, info, access)
+        self._read_last = Extent(0, 0)
         self.cache = cache
         self.shadow: RegionShadow = cache.region(info)
         self.newest = position.version
@@ -158,6 +159,17 @@ class RegionReplica(Replica):
         if self.method is Access.PREFETCH:
             self.fetcher.plan_ahead(self.transport.now(), None)
 
+    def was_read(self, start: int, stop: int) -> None:
+        last, self._read_last = self._read_last, Extent(start, stop)
+        length = (stop - start) * self.info.page_bytes
+        self.policy.accessed(
+            header_only=False,
+            bytes_touched=length,
+            block_bytes=length,
+            sequential=last.start <= start <= last.stop,
+            now=self.transport.now(),
+        )
+
     # ── versions ──
 
     def catch_up(self) -> None:
@@ -198,6 +210,8 @@ class RegionReplica(Replica):
 
     def _advance(self, version: int, changed: tuple[Extent, ...]) -> None:
         self.shadow.advance(version, changed)
+        for extent in changed:
+            self.fetcher.outdated(extent)
         if version >= self.newest:
             self._pending.clear()
             self._chain_whole = True

@@ -15,6 +15,7 @@ from dsm_client.exact import exact_blocks, exact_ranges
 from dsm_client.loop import background
 from dsm_client.region_replica import RegionReplica
 from dsm_client.ring_replica import RingReplica, is_whole
+from dsm_client.stats import HandleStats, explained, stats_of
 
 ROUNDS_MAX = 3
 """Times that a read is fetched again because some of it was dropped before all was there."""
@@ -39,7 +40,10 @@ class _Remote(Generic[AnyReplica]):
         background().call(self.replica.hint, hint)
 
     def explain(self) -> str:
-        return self.replica.explain()
+        return explained(self.replica)
+
+    def stats(self) -> HandleStats:
+        return stats_of(self.replica)
 
     def _note_all(self, extents: Sequence[Extent]) -> None:
         """A list was answered by the shadow; one that is all in a row is a read as any other."""

@@ -30,7 +30,7 @@ from dsm.errors import (
     MalformedMessage,
     VersionGone,
 )
-from dsm.model import Access, Event, Extent, Position, SegmentInfo
+from dsm.model import Access, Event, Extent, Kind, Position, SegmentInfo
 from dsm.wire.frame import BadFrame, decode_frame
 from dsm.wire.protocol import Limits
 from dsm.wire.status import error_from_frame
@@ -51,6 +51,8 @@ class ReplicaCounts:
     waits: int = 0
     """Reads that waited for the network."""
     bytes_received: int = 0
+    prefetched_bytes: int = 0
+    """Of those: nobody waited for them when they were asked for."""
     checksum_failures: int = 0
 
 
@@ -63,7 +65,9 @@ class Replica:
         self.access = access
         self.counts = ReplicaCounts()
         self.planner = PrefetchPlanner()
-        self.policy = AccessPolicy(header_bytes=info.header_bytes)
+        self.policy = AccessPolicy(
+            header_bytes=info.header_bytes, has_headers=info.kind is Kind.RING
+        )
         self.choice = Choice(access)
         self.error: DsmError | None = None
         """Why nothing more can be fetched: the segment is gone, or the handle closed."""
@@ -159,7 +163,7 @@ class Replica:
         """
         self._tell_noted()
         if len(extents) == 1:
-            self.fetcher.accessed(*extents[0], self.transport.now())
+            self._accessed(*extents[0])
         else:
             self.used(extents)
 
@@ -169,9 +173,16 @@ class Replica:
 
     def _tell_noted(self) -> None:
         self._telling = False
-        now = self.transport.now()
         while self._noted:
-            self.fetcher.accessed(*self._noted.popleft(), now)
+            self._accessed(*self._noted.popleft())
+
+    def _accessed(self, start: int, stop: int) -> None:
+        self.fetcher.accessed(start, stop, self.transport.now())
+        if self.access is Access.AUTO:
+            self.was_read(start, stop)
+
+    def was_read(self, start: int, stop: int) -> None:
+        """Under `auto`, for its policy; of blocks more is known when the reader is done."""
 
     def read_ahead_soon(self) -> None:
         """Read ahead after this turn of the loop: the demand that comes with it goes first."""
@@ -200,29 +211,12 @@ class Replica:
     def hint(self, hint: Hint) -> None:
         self.planner.hint(hint)
 
-    def explain(self) -> str:
-        """Why it reads as it does, in words."""
-        now, path = self.transport.now(), self.transport.estimate()
-        pattern = self.planner.pattern(now)
-        counts = self.counts
-        lines = [
-            f"{self.info.name}: {self.method.value}"
-            + (" (chosen by auto)" if self.access is Access.AUTO else " (asked for)"),
-            f"path: {path.rate_bps / 1e6:.1f} Mbit/s, {path.rtt_s * 1e3:.1f} ms round trip, "
-            f"bandwidth-delay product {path.bdp_bytes / 1e6:.2f} MB, "
-            f"window {path.window_bytes / 1e6:.2f} MB ({path.phase}), "
-            f"{self.transport.puller.bulk_lanes} lanes, {self.transport.control.congestion}",
-            f"reads: {counts.reads}, {counts.hits} from the shadow, {counts.waits} waited; "
-            f"pattern {pattern.kind}",
-        ]
-        if self.access is Access.AUTO:
-            lines.append(self.policy.explain(path, now))
-        return "\n".join(lines)
-
     # ── Owner: what the transport tells ──
 
     def frame(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
         self.counts.bytes_received += len(payload)
+        if self.fetcher.is_ahead(id):
+            self.counts.prefetched_bytes += len(payload)
         if header.epoch not in (0, self.info.epoch):
             self.gone("it was recreated")
             return

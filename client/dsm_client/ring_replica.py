@@ -281,6 +281,7 @@ class RingReplica(Replica):
     def moved(self, head: int, tail: int) -> None:
         """The origin is there now."""
         if head > self.shadow.head or tail > self.shadow.tail:
+            self.fetcher.outdated(Extent(self.shadow.tail, tail))
             self.shadow.advance(head, tail)
             for seq in [seq for seq in self.private if seq < tail]:
                 del self.private[seq]

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from dsm.core.ahead import Ahead
 from dsm.core.extents import ExtentSet
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller
@@ -124,6 +125,7 @@ class Fetcher:
         self._requested: dict[int | None, ExtentSet] = {}
         self._waiters: dict[int, _Waiter] = {}
         self._speculated = ExtentSet()
+        self.ahead = Ahead()
 
     # ── readers ──
 
@@ -168,6 +170,7 @@ class Fetcher:
     def used(self, start: int, stop: int) -> None:
         """Read as one of a list, which says nothing of what is read next: what had been read ahead
         was worth it."""
+        self.ahead.read(start, stop)
         for hit in self._speculated.intersection(start, stop):
             self.planner.hit(hit.start, hit.stop)
             self._speculated.discard(hit.start, hit.stop)
@@ -206,10 +209,16 @@ class Fetcher:
                 self._forget(id)
                 self.puller.cancel(id, now)
         self._speculated.discard(extent.start, extent.stop)  # charged by whom found it stale
+        self.ahead.deserted(extent.start, extent.stop)
 
     def dropped(self, extent: Extent) -> None:
         """The shadow had no room for this any more; what of it was never read was wasted."""
         self.planner.wasted(self._speculated.discard(extent.start, extent.stop))
+        self.outdated(extent)
+
+    def outdated(self, extent: Extent) -> None:
+        """The origin went on, and this of the shadow was lost."""
+        self.ahead.dropped(extent.start, extent.stop)
 
     # ── the wire ──
 
@@ -221,6 +230,8 @@ class Fetcher:
             left = request.left.intersection(start, stop)
             for extent in left:
                 request.left.discard(*extent)
+                if request.urgency is not Urgency.AWAITED:
+                    self.ahead.arrived(*extent)
                 self._requested_at(request.header_bytes).discard(*extent)
         self._wake(start, stop)
 
@@ -275,6 +286,11 @@ class Fetcher:
         for token, waiter in list(self._waiters.items()):
             self._waiters.pop(token)
             self.awaited_all(token, waiter.extents, waiter.header_bytes)
+
+    def is_ahead(self, id: int) -> bool:
+        """Nobody waited for it when it was requested."""
+        request = self._requests.get(id)
+        return request is not None and request.urgency is not Urgency.AWAITED
 
     @property
     def is_waiting(self) -> bool:
@@ -368,9 +384,12 @@ class Fetcher:
         return lacking
 
     def _promote(self, left: ExtentSet, header_bytes: int | None) -> None:
+        late = False
         for id, request in self._requests.items():
             if request.header_bytes in (header_bytes, None) and _overlap(left, request.extents):
                 self.puller.promote(id)
+                late = late or not (request.park or request.urgency is Urgency.AWAITED)
+        self.ahead.late += late
 
     def _repeat(self, request: _Request, attempt: int) -> None:
         urgency = Urgency.AWAITED if self._is_awaited(request) else request.urgency

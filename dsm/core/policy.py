@@ -59,9 +59,13 @@ class Choice:
 class AccessPolicy:
     """Chooses for one handle under `access="auto"`."""
 
-    def __init__(self, *, header_bytes: int = 0) -> None:
-        """`header_bytes`: the segment's own; what is learned is never below it."""
+    def __init__(self, *, header_bytes: int = 0, has_headers: bool = True) -> None:
+        """`header_bytes`: the segment's own; what is learned is never below it.
+
+        `has_headers`: of a region, no: it has no `hybrid`.
+        """
         self._header_bytes_min = header_bytes
+        self._has_headers = has_headers
         self._method = Access.PREFETCH
         self._reads = 0
         self._better: Access | None = None
@@ -99,7 +103,8 @@ class AccessPolicy:
     def choose(self, path: PathEstimate, now: float, *, pattern: Pattern | None = None) -> Choice:
         """The method to use now; call it as often as is convenient, it changes with reads only."""
         if not self._reads or not path.rate_bps:
-            reason = "nothing was measured yet: sequential reads are pulled ahead, others are not"
+            lacking = "the path was not measured yet" if self._reads else "no read is over yet"
+            reason = f"{lacking}: reads in order are pulled ahead, others fetch what they ask for"
             return Choice(self._method, self.header_bytes, reason)
         costs = self._costs(path, pattern)
         self._settle(costs)
@@ -137,12 +142,15 @@ class AccessPolicy:
         header_s = min(self.header_bytes / rate, block_s)
         waited_s = (1 - self._predicted(pattern)) * trip_s
         unforeseen = 1 - self._predicted(pattern)
-        return {
+        costs = {
             Access.ZERO_COPY: trip_s + touched_s,
             Access.COPY_ONCE: (1 - REREAD) * (trip_s + block_s),
-            Access.HYBRID: waited_s + header_s + self._whole * (trip_s + block_s - header_s),
             Access.PREFETCH: waited_s + (1 + WASTE * unforeseen) * block_s,
         }
+        if self._has_headers:
+            beyond_s = trip_s + block_s - header_s
+            costs[Access.HYBRID] = waited_s + header_s + self._whole * beyond_s
+        return costs
 
     def _predicted(self, pattern: Pattern | None) -> float:
         if pattern is None or pattern.kind in ("unknown", "sequential"):

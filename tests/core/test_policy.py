@@ -45,7 +45,30 @@ def test_before_anything_is_known() -> None:
     assert choice.method is Access.PREFETCH
     assert choice.header_bytes == 54
     assert not choice.costs
-    assert "nothing was measured" in choice.reason
+    assert "no read is over yet" in choice.reason
+
+
+def test_what_is_lacking_is_said() -> None:
+    """It used to say that nothing was measured, beside a measured rate."""
+    assert "path" not in AccessPolicy().choose(LONG, 0.0).reason
+    reader = Reader(path=PathEstimate(rtt_s=0.08))
+    assert "the path was not measured yet" in reader.reads(5, touched=54).reason
+    assert "no read" not in reader.choices[-1].reason
+
+
+def test_a_region_has_no_headers_to_fetch_first() -> None:
+    policy = AccessPolicy(has_headers=False)
+    for number in range(200):
+        policy.accessed(
+            header_only=False,
+            bytes_touched=4096,
+            block_bytes=4096,
+            sequential=False,
+            now=float(number),
+        )
+        choice = policy.choose(LONG, float(number), pattern=Pattern(kind="random"))
+    assert Access.HYBRID not in choice.costs
+    assert choice.method is Access.COPY_ONCE
 
 
 def test_whole_blocks_in_order_are_pulled_ahead() -> None:
