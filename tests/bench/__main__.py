@@ -1,7 +1,7 @@
 """`python -m tests.bench`: segment files, the emulator, then peers over emulated WANs.
 
     python -m tests.bench                     # what `make bench` does
-    python -m tests.bench table               # the table of targets, in a bit more than an hour
+    python -m tests.bench table               # the table of targets, in an hour and a quarter
     python -m tests.bench table --part bulk --profile metro,geo
     python -m tests.bench report              # the table and pictures of what was measured so far
     python -m tests.bench wan --profile geo --congestion cubic --workload bulk --peer dsm,flight

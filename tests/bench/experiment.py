@@ -60,9 +60,13 @@ class Setting:
 
     @property
     def name(self) -> str:
-        changed = "".join(f", {figure} {value:g}" for figure, value in self.overrides)
+        changed = "".join(f", {_words(*override)}" for override in self.overrides)
         raised = "" if self.sockets == "stock" else f", {self.sockets} socket limits"
         return f"{self.profile}{changed}, {self.congestion}{raised}"
+
+
+def _words(figure: str, value: float) -> str:
+    return f"{value / 1e6:g} Mbit/s" if figure == "rate_bps" else f"{figure} {value:g}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -127,16 +126,23 @@ def pictures(outcomes: list[Outcome], folder: Path) -> list[Path]:
     written = []
     for name in names:
         shown = [outcome for outcome in outcomes if name in outcome["runs"]]
-        columns = min(len(shown), COLUMNS)
-        rows = math.ceil(len(shown) / columns)
-        size = (5.5 * columns, max(3.0, 1.2 + 0.25 * _bars(shown, name)) * rows)
+        shown.sort(key=lambda outcome: -len(outcome["runs"][name]))
+        rows = [shown[at : at + COLUMNS] for at in range(0, len(shown), COLUMNS)]
+        bars = [len(row[0]["runs"][name]) for row in rows]
+        heights = [1.2 + 0.25 * most for most in bars]
         figure, axes = pyplot.subplots(
-            rows, columns, figsize=size, squeeze=False, layout="constrained"
+            len(rows),
+            len(rows[0]),
+            figsize=(5.5 * len(rows[0]), 0.4 + sum(heights)),
+            squeeze=False,
+            layout="constrained",
+            height_ratios=heights,
         )
-        for axis in axes.flat[len(shown) :]:
-            axis.set_visible(False)
-        for axis, outcome in zip(axes.flat, shown, strict=False):
-            _draw(axis, outcome, BY_NAME[name])
+        for row, most, places in zip(rows, bars, axes, strict=True):
+            for place in places[len(row) :]:
+                place.set_visible(False)
+            for place, outcome in zip(places, row, strict=False):
+                _draw(place, outcome, BY_NAME[name], most)
         figure.suptitle(BY_NAME[name].title)
         path = folder / f"{name}.png"
         figure.savefig(path, dpi=110)
@@ -145,11 +151,7 @@ def pictures(outcomes: list[Outcome], folder: Path) -> list[Path]:
     return written
 
 
-def _bars(outcomes: list[Outcome], name: str) -> int:
-    return max(len(outcome["runs"][name]) for outcome in outcomes)
-
-
-def _draw(axis: Any, outcome: Outcome, workload: Workload) -> None:
+def _draw(axis: Any, outcome: Outcome, workload: Workload, bars: int) -> None:
     """Horizontal bars, the best above, with the extremes of the rounds; the bound as a line."""
     runs = outcome["runs"][workload.name]
     found = {peer: figures(workload, results) for peer, results in runs.items()}
@@ -166,8 +168,10 @@ def _draw(axis: Any, outcome: Outcome, workload: Workload) -> None:
         axis.text(each["most"], place, told, va="center", fontsize=8)
     axis.set_yticks(range(len(peers)), peers)
     values = [each["median"] for each in measured.values()]
-    if values and min(values) > 0 and max(values) > LOG_FROM * min(values):
+    spreads = values and min(values) > 0 and max(values) > LOG_FROM * min(values)
+    if workload.unit == "ms" and spreads:
         axis.set_xscale("log")
+    axis.set_ylim(len(peers) - bars - 0.4, len(peers) - 0.4)
     axis.margins(x=0.12)
     bound = bound_value(outcome, workload)
     if bound is not None:
