@@ -15,29 +15,23 @@ said exactly, it is taken like this:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from . import controls
 from .data import HEADER_BYTES
 from .figures import (
+    OURS,
     Outcome,
     believed,
     best_single,
     counted,
-    figures,
     median,
     p99,
     shares_of_iperf3,
 )
+from .lookup import Found, Line, goodput_bps, in_rtts, mbps, rounds, rtt_ms
 from .trial import TARGET_RTTS, TARGET_S
 from .workloads import BY_NAME
 
-OURS = "dsm"
 NO_TLS = "not measured: there is no TLS"
-OURS_COLD = ("dsm-open", "dsm")
-"""What a cold line is of: the first that was measured."""
-
 BULK = BY_NAME["bulk"]
 OF_IPERF3 = ("metro", "continental", "transatlantic", "transpacific", "geo")
 LEO = "leo"
@@ -47,52 +41,6 @@ HEADER_WIRE_BYTES = HEADER_BYTES + 32
 CHANGES = ("step-up", "step-down", "rtt-up")
 CHANGES_RATE_BPS = 250e6
 """At most: then 256 MB last for as long as a changed link is watched."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """`met` is `None` where there is nothing to say it by."""
-
-    name: str
-    target: str
-    measured: str = "not measured"
-    met: bool | None = None
-
-
-class Found:
-    """What was measured, looked up by link and workload."""
-
-    def __init__(self, outcomes: list[Outcome]) -> None:
-        self._outcomes = outcomes
-
-    def link(
-        self, profile: str, congestion: str, workload: str, **overrides: float
-    ) -> Outcome | None:
-        """The link, with stock sockets, on which a workload was measured."""
-        for outcome in self._outcomes:
-            setting = outcome["setting"]
-            if (
-                setting["profile"] == profile
-                and setting["congestion"] == congestion
-                and setting["sockets"] == "stock"
-                and dict(setting["overrides"]) == overrides
-                and workload in outcome["runs"]
-            ):
-                return outcome
-        return None
-
-    def ours(
-        self, outcome: Outcome | None, workload: str, peer: str = OURS
-    ) -> dict[str, Any] | None:
-        """Our figures there, or `None`."""
-        runs = outcome["runs"].get(workload, {}).get(peer) if outcome else None
-        found = figures(BY_NAME[workload], runs) if runs else None
-        return found if found and found["median"] is not None else None
-
-    def ours_cold(self, outcome: Outcome | None, workload: str) -> dict[str, Any] | None:
-        """Of the shortest way to one segment, or that of a session."""
-        measured = (self.ours(outcome, workload, peer) for peer in OURS_COLD)
-        return next((each for each in measured if each is not None), None)
 
 
 def lines(outcomes: list[Outcome]) -> list[Line]:
@@ -123,7 +71,7 @@ def _bulk(found: Found) -> Iterator[Line]:
         if ours is None or share is None:
             yield Line(name, target)
             continue
-        told = f"{share:.0%} ({_mbps(ours)}, {_rounds(ours)})"
+        told = f"{share:.0%} ({mbps(ours)}, {rounds(ours)})"
         yield Line(name, target, told, share >= 0.95)
     yield _leo(found)
 
@@ -135,7 +83,7 @@ def _leo(found: Found) -> Line:
     if outcome is None or ours is None:
         return Line(name, target)
     share = ours["median"] * 1e6 / goodput_bps(outcome)
-    return Line(name, target, f"{share:.0%} ({_mbps(ours)}, {_rounds(ours)})", share >= 0.85)
+    return Line(name, target, f"{share:.0%} ({mbps(ours)}, {rounds(ours)})", share >= 0.85)
 
 
 def _loss_based(found: Found) -> Iterator[Line]:
@@ -155,7 +103,7 @@ def _as_with_bbr(found: Found, profile: str, outcome: Outcome) -> Line:
     if ours is None or with_bbr is None:
         return Line(name, target)
     share = ours["median"] / with_bbr["median"]
-    told = f"{share:.0%} ({_mbps(ours)} of {_mbps(with_bbr)}, {_rounds(ours)})"
+    told = f"{share:.0%} ({mbps(ours)} of {mbps(with_bbr)}, {rounds(ours)})"
     return Line(name, target, told, share >= 0.9)
 
 
@@ -167,7 +115,7 @@ def _refused(found: Found, profile: str, outcome: Outcome) -> Line:
     if ours is None or best is None:
         return Line(name, target)
     times = ours["median"] / best[1]
-    told = f"{times:.1f} x ({_mbps(ours)}, {best[0]} {best[1]:.0f}, {_rounds(ours)})"
+    told = f"{times:.1f} x ({mbps(ours)}, {best[0]} {best[1]:.0f}, {rounds(ours)})"
     return Line(name, target, told, times >= 2)
 
 
@@ -185,7 +133,7 @@ def _first(found: Found) -> Iterator[Line]:
         if outcome is None or ours is None:
             yield Line(name, target)
             continue
-        told = f"{_rtts(ours['median'], outcome)} ({ours['median']:.1f} ms, {_rounds(ours)})"
+        told = f"{in_rtts(ours['median'], outcome)} ({ours['median']:.1f} ms, {rounds(ours)})"
         yield Line(name, target, told, ours["median"] <= rtts * rtt_ms(outcome) + extra_ms)
 
 
@@ -198,7 +146,7 @@ def _object(found: Found) -> Iterator[Line]:
         yield Line(name, target)
         return
     share = ours["median"] / best[1]
-    told = f"{share:.0%} ({ours['median']:.0f} ms, {best[0]} {best[1]:.0f}, {_rounds(ours)})"
+    told = f"{share:.0%} ({ours['median']:.0f} ms, {best[0]} {best[1]:.0f}, {rounds(ours)})"
     yield Line(name, target, told, share <= 0.7)
 
 
@@ -214,7 +162,7 @@ def _headers(found: Found) -> Iterator[Line]:
             continue
         wanted = outcome["wanted_bytes"][workload.name] / HEADER_BYTES * HEADER_WIRE_BYTES
         limit_ms = 3 * rtt_ms(outcome) + wanted * 8 / goodput_bps(outcome) * 1e3
-        told = f"{ours['median']:.0f} ms of {limit_ms:.0f} ({_rounds(ours)})"
+        told = f"{ours['median']:.0f} ms of {limit_ms:.0f} ({rounds(ours)})"
         yield Line(name, "<= 3 RTT + wire time", told, ours["median"] <= limit_ms)
         crossed = median(
             run["payload_bytes"] for run in counted(workload, outcome["runs"]["headers"][peer])
@@ -237,7 +185,7 @@ def _tail(found: Found) -> Iterator[Line]:
             yield Line(name, target)
             continue
         over_ms = ours[figure] - rtt_ms(outcome) / 2
-        told = f"RTT/2 + {over_ms:.1f} ms ({ours[figure]:.1f} ms, {_rounds(ours)})"
+        told = f"RTT/2 + {over_ms:.1f} ms ({ours[figure]:.1f} ms, {rounds(ours)})"
         yield Line(name, target, told, over_ms <= extra_ms)
 
 
@@ -252,8 +200,8 @@ def _demand(found: Found) -> Iterator[Line]:
     worst = p99(time for run in runs for time in run["times_ms"]) or 0.0
     beside = median(run["beside_bps"] / goodput_bps(outcome) for run in runs) or 0.0
     told = (
-        f"{_rtts(worst, outcome)} ({worst:.0f} ms; p50 {_rtts(ours['median'], outcome)}; "
-        f"the stream had {beside:.0%} of the link, {_rounds(ours)})"
+        f"{in_rtts(worst, outcome)} ({worst:.0f} ms; p50 {in_rtts(ours['median'], outcome)}; "
+        f"the stream had {beside:.0%} of the link, {rounds(ours)})"
     )
     yield Line(name, target, told, worst <= 1.5 * rtt_ms(outcome) + 5)
 
@@ -276,7 +224,7 @@ def _waste(found: Found) -> Iterator[Line]:
         yield Line("waste after a seek", "<= 1 BDP")
         return
     bdps = ours["median"] * 1e6 / (outcome["link"]["rate_bps"] / 8 * outcome["link"]["rtt_s"])
-    told = f"{bdps:.2f} BDP ({ours['median']:.1f} MB, {_rounds(ours)})"
+    told = f"{bdps:.2f} BDP ({ours['median']:.1f} MB, {rounds(ours)})"
     yield Line("waste after a seek", "<= 1 BDP", told, bdps <= 1)
 
 
@@ -319,7 +267,7 @@ def _cost(found: Found) -> Iterator[Line]:
             if outcome is None or ours is None:
                 continue
             used_s = ours[f"{side}_cpu_s_per_gb"]
-            told = f"{used_s:.2f} CPU-s/GB{_cycles(used_s, outcome)} ({_rounds(ours)})"
+            told = f"{used_s:.2f} CPU-s/GB{_cycles(used_s, outcome)} ({rounds(ours)})"
             target = f"<= {target_s} CPU-s/GB"
             yield Line(f"cost, {whose}: {profile}", target, told, used_s <= target_s)
 
@@ -333,29 +281,3 @@ def _cycles(used_s_per_gb: float, outcome: Outcome) -> str:
 PARTS: tuple[Callable[[Found], Iterator[Line]], ...] = (
     *(_bulk, _loss_based, _first, _object, _headers, _tail, _demand, _waste, _changes, _cost),
 )
-
-
-# ── words ──
-
-
-def rtt_ms(outcome: Outcome) -> float:
-    return float(outcome["link"]["rtt_s"]) * 1e3
-
-
-def goodput_bps(outcome: Outcome) -> float:
-    """Of TCP's payload."""
-    link = outcome["link"]
-    share = controls.PAYLOAD_OF_PACKET / (controls.PACKET_BYTES + link["overhead_bytes"])
-    return float(link["rate_bps"]) * share
-
-
-def _rtts(milliseconds: float, outcome: Outcome) -> str:
-    return f"{milliseconds / rtt_ms(outcome):.2f} RTT"
-
-
-def _mbps(found: dict[str, Any]) -> str:
-    return f"{found['median']:.0f} Mbit/s"
-
-
-def _rounds(found: dict[str, Any]) -> str:
-    return f"{found['runs']} rounds"
