@@ -8,6 +8,6 @@
     report ── medians (`figures`) ──▶ JSON, tables, one picture per workload
     targets ── the lines of "How good" ──▶ line, target, measured, met or not
 
-`plans` says what is measured where, `workloads` what is read, `peers/` how each peer reads it, `controls` what iperf3 and
-arithmetic allow. Every byte is checked by checksum.
+`plans` says what is measured where, `workloads` what is read, `peers/` how each peer reads it,
+`controls` what iperf3 and arithmetic allow. Every byte is checked by checksum.
 """
