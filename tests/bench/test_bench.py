@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import time
 
 import pytest
@@ -23,7 +24,7 @@ from tests.bench.client import Task, run
 from tests.bench.data import BLOCK_BYTES, HEADER_BYTES, Checksum, Dataset, Sizes
 from tests.bench.experiment import Outcome, Setting
 from tests.bench.link_states import State
-from tests.bench.peers import PEERS, SERVERS, Peer, Reader, Server
+from tests.bench.peers import PEERS, SERVERS, Peer, Reader, Server, node_refused
 from tests.bench.peers.interface import missing, paced, stamp_of
 from tests.bench.workloads import ALL, BY_NAME, READ_BYTES
 
@@ -316,3 +317,12 @@ def test_the_table_chooses_what_there_is_in_the_time_there_is():
     assert chosen == set(BY_NAME)
     assert sum(choice.budget_s for choice in plans.TABLE) <= 100 * 60
     assert sum(choice.budget_s for choice in plans.DEFAULTS) <= 18 * 60
+
+
+def test_a_node_that_is_refused_bbr_sends_with_what_the_system_has():
+    with node_refused.Refusing() as sock:
+        before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        with pytest.raises(PermissionError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == before
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -27,9 +27,8 @@ def produce(folder: str, _host: str, _port: int, rate_hz: float, count: int, len
             ring.append(block)
 
 
-DAEMON = ("-m", "dsm_server.daemon")
-REFUSED = "from dsm_server import congestion, daemon; congestion.WANTED = 'none'; daemon.main()"
-"""A node that is not allowed BBR for its sockets: what it asks for, there is not."""
+DAEMON = "dsm_server.daemon"
+REFUSED = f"{__package__}.node_refused"
 
 
 @serves(name="node", produce=produce)
@@ -39,10 +38,10 @@ def node(running: Running) -> Iterator[None]:
 
 @serves(name="node-refused")
 def node_refused(running: Running) -> Iterator[None]:
-    yield from _node(running, ("-c", REFUSED))
+    yield from _node(running, REFUSED)
 
 
-def _node(running: Running, program: tuple[str, str]) -> Iterator[None]:
+def _node(running: Running, module: str) -> Iterator[None]:
     from dsm.segment import create_region, create_ring
 
     root = running.folder / "root"
@@ -62,7 +61,7 @@ def _node(running: Running, program: tuple[str, str]) -> Iterator[None]:
         for seq in range(data.sizes.blocks):
             ring.append(blocks[seq * BLOCK_BYTES : (seq + 1) * BLOCK_BYTES])
     create_ring(root, "live", capacity_bytes=LIVE_BYTES, header_bytes=16).close()
-    command = [sys.executable, *program, "--insecure", "--root", str(root)]
+    command = [sys.executable, "-m", module, "--insecure", "--root", str(root)]
     with running.program([*command, "--listen", f"{running.host.ipv4}:{running.port}"]):
         yield
 
