@@ -126,7 +126,9 @@ class Transport:
     def _adjust_lanes(self) -> None:
         """Have as many bulk lanes as the path takes now."""
         bulk = len(self._lanes) - 1
-        wanted = self._lane_count.wanted(self.estimate(), self.now())
+        now = self.now()
+        wanted = self._lane_count.wanted(self.estimate(), now, full=self.path.is_filled(now))
+        self.puller.lanes_used = wanted
         for number in range(bulk + 1, wanted + 1):
             self._open_lane(number)
         for number in range(bulk, wanted, -1):

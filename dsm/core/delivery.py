@@ -71,7 +71,8 @@ class DeliveryMeter:
         self._delivered = 0
         self._delivered_at = 0.0
         self._window_sent_at = 0.0
-        self._full_at = float("-inf")
+        self.full_at = float("-inf")
+        """When the window was last filled."""
         self._round_from = 0
         self._round_at = 0.0
 
@@ -94,7 +95,7 @@ class DeliveryMeter:
         )
         self.in_flight_bytes += expected_bytes
         if self.in_flight_bytes >= FULL * window_bytes:
-            self._full_at = now
+            self.full_at = now
 
     def bytes_arrived(self, request_id: int, wire_bytes: int, now: float) -> Arrival | None:
         """None when the request is not known (any more): its bytes still count as delivered."""
@@ -129,7 +130,7 @@ class DeliveryMeter:
         request.started = True
         return Arrival(
             rate=(self._delivered - request.delivered_before) / interval_s if interval_s else 0.0,
-            limited=request.limited or self._full_at < request.sent_at,
+            limited=request.limited or self.full_at < request.sent_at,
             round_ended=round_ended,
             round_rate=round_rate,
             sent_at=request.sent_at,

@@ -1,19 +1,22 @@
-"""How many connections a session reads bulk over.
+"""How many connections a session reads bulk over, and how fast each of them is.
 
     lanes
-      8 ┤              ┌──────────          window grows: a lane for each LANE_BYTES of it
-      4 ┤──────────────┘
-      1 ┤                         └────     idle for long: down to what the path needs
+     12 ┤              ┌───┐             a trial that adds little is taken back,
+     10 ┤          ┌───┘   └──────       the next one comes later
+      8 ┤──────────┘
+      1 ┤                         └────  idle for long: down to what the path needs
         └──────────────────────────────▶ time
 
 Under stock Linux limits one TCP connection carries about 3 MB in flight (`tcp_wmem` of 4 MB), so a
-long fat path needs its window divided by that. A path whose rate is held down by its lanes shows a
-small window at first; each lane that helps raises the measured rate, so the window, so the count,
-and a lane that adds nothing raises nothing. Several from the start also cut slow start (each
-brings an initial window of its own) and the stalls after a loss.
+long fat path needs its window divided by that. Several from the start also cut slow start (each
+brings an initial window of its own) and the stalls after a loss. Where loss holds the lanes down
+rather than the path, each further one adds its share: that is found out by trying, while the window
+is full, and lasts as long as it pays.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from dsm.core.delivery import DeliveryMeter
 from dsm.model import PathEstimate
@@ -22,12 +25,27 @@ LANE_BYTES = 2_500_000
 """In flight on one connection under stock limits; measured as 1 Gbit/s × 150 ms: 155 Mbit/s."""
 
 LANES_LONG = 8
-"""From the start, where slow start is what the first access waits for..."""
+"""From the start, where slow start is what the first access waits for: the best iperf3 has as many,
+and the ninth would save a tenth of a round trip..."""
 
 LONG_RTT_S = 0.002
 """...which is anything longer than a campus."""
 
 LANES_MAX = 16
+
+TRIAL_PART = 4
+"""A quarter more lanes: a quarter more rate if it is the lanes that limit."""
+
+TRIAL_GAIN = 0.5
+"""Of that has to come, for them to be kept."""
+
+TRIAL_RTTS = 20.0
+TRIAL_S = 1.0
+"""Both together: slow start, and twice the rounds that the rate filter holds."""
+
+TRIAL_PAUSE_S = 4.0
+TRIAL_PAUSE_S_MAX = 120.0
+"""Until the next one; twice as long after each that brought nothing."""
 
 RISE = 0.5
 """Of what a sample is above the rate: in slow start it doubles within a round trip..."""
@@ -46,22 +64,57 @@ class LaneCount:
         assert lanes_max >= 1
         self._lanes_max = lanes_max
         self._count = min(LANES_LONG, lanes_max)
-        self._needed_until = 0.0
+        self._needed_until: float | None = None
+        self._earned = 0
+        """What trials have shown to be worth having."""
+        self._trial: _Trial | None = None
+        self._pause_s = TRIAL_PAUSE_S
+        self._next_trial_at = 0.0
 
-    def wanted(self, path: PathEstimate, now: float) -> int:
-        """The number of bulk lanes for this path now."""
-        needed = min(self._lanes_max, self._needed(path))
-        if needed >= self._count:
-            self._count = needed
+    def wanted(self, path: PathEstimate, now: float, *, full: bool = False) -> int:
+        """The number of bulk lanes for this path now; `full`: the window is in flight."""
+        self._try(path, now, full=full)
+        needed = min(self._lanes_max, max(self._needed(path), self._earned))
+        if needed >= self._count or self._needed_until is None:
+            self._count = max(needed, self._count)
             self._needed_until = now + IDLE_S
         elif now >= self._needed_until:
             self._count = max(needed, self._count - 1)
             self._needed_until = now + IDLE_S
-        return self._count
+        return min(self._lanes_max, self._count + (self._trial.lanes if self._trial else 0))
 
     def _needed(self, path: PathEstimate) -> int:
         floor = LANES_LONG if not path.rtt_s or path.rtt_s > LONG_RTT_S else 1
+        if path.phase == "startup":  # its window is beyond what the path holds
+            return floor
         return max(floor, -(-path.window_bytes // LANE_BYTES))
+
+    def _try(self, path: PathEstimate, now: float, *, full: bool) -> None:
+        trial = self._trial
+        if path.phase == "startup" or not full:
+            self._trial = None  # what was measured is no evidence
+            self._next_trial_at = max(self._next_trial_at, now + TRIAL_S)
+        elif trial is None:
+            lanes = max(1, self._count // TRIAL_PART)
+            if now >= self._next_trial_at and self._count + lanes <= self._lanes_max:
+                ends_at = now + TRIAL_RTTS * path.rtt_s + TRIAL_S
+                self._trial = _Trial(lanes, path.rate_bps, ends_at)
+        elif now >= trial.ends_at:
+            self._trial = None
+            if path.rate_bps >= trial.rate_bps * (1 + TRIAL_GAIN * trial.lanes / self._count):
+                self._count = self._earned = self._count + trial.lanes
+                self._pause_s = TRIAL_PAUSE_S
+            else:
+                self._pause_s = min(2 * self._pause_s, TRIAL_PAUSE_S_MAX)
+            self._next_trial_at = now + self._pause_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    lanes: int
+    rate_bps: float
+    """Without them."""
+    ends_at: float
 
 
 class LaneRate:

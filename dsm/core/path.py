@@ -186,6 +186,10 @@ class PathEstimator:
         startup = self._phase == "startup"
         return ping_interval_s(self._latency.base_s, loaded=loaded, startup=startup)
 
+    def is_filled(self, now: float) -> bool:
+        """The application had enough to ask for, in the last two round trips."""
+        return now - self._meter.full_at <= 2 * self._latency.loaded_s
+
     @property
     def in_flight_bytes(self) -> int:
         """Expected and not arrived yet, over all requests."""

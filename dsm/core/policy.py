@@ -68,6 +68,7 @@ class AccessPolicy:
         self._has_headers = has_headers
         self._method = Access.PREFETCH
         self._reads = 0
+        self._is_known = False  # what each method costs
         self._better: Access | None = None
         self._better_from = 0
         self._block_bytes = 0.0
@@ -102,13 +103,19 @@ class AccessPolicy:
 
     def choose(self, path: PathEstimate, now: float, *, pattern: Pattern | None = None) -> Choice:
         """The method to use now; call it as often as is convenient, it changes with reads only."""
-        if not self._reads or not path.rate_bps:
+        if not self._reads or not _rate_bps(path):
             lacking = "the path was not measured yet" if self._reads else "no read is over yet"
             reason = f"{lacking}: reads in order are pulled ahead, others fetch what they ask for"
             return Choice(self._method, self.header_bytes, reason)
         costs = self._costs(path, pattern)
+        self._is_known = True
         self._settle(costs)
         return Choice(self._method, self.header_bytes, self._reason(path, costs), costs)
+
+    @property
+    def is_settled(self) -> bool:
+        """It has seen enough, and nothing has become better lately."""
+        return self._reads >= BETTER_READS and self._better is None and self._is_known
 
     @property
     def header_bytes(self) -> int:
@@ -137,7 +144,7 @@ class AccessPolicy:
         return 1 / min(max(self._reads, 1), MEMORY_READS)
 
     def _costs(self, path: PathEstimate, pattern: Pattern | None) -> dict[Access, float]:
-        rate, trip_s = path.rate_bps / 8, path.rtt_s
+        rate, trip_s = _rate_bps(path) / 8, path.rtt_s
         block_s, touched_s = self._block_bytes / rate, self._touched_bytes / rate
         header_s = min(self.header_bytes / rate, block_s)
         waited_s = (1 - self._predicted(pattern)) * trip_s
@@ -199,6 +206,13 @@ class AccessPolicy:
         if not self._interval_s:
             return f"{_bytes(left_bytes)} a read"
         return f"{_bytes(left_bytes / self._interval_s)}/s"
+
+
+def _rate_bps(path: PathEstimate) -> float:
+    """As measured; before that, a window in each round trip. 0: neither is known."""
+    if path.rate_bps or not path.rtt_s:
+        return path.rate_bps
+    return path.window_bytes * 8 / path.rtt_s
 
 
 def _seconds(value_s: float) -> str:

@@ -33,17 +33,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from math import log2
 
-from dsm.core.lanes import LaneRate
+from dsm.core.lanes import LANES_MAX, LaneRate
 from dsm.core.path import PathEstimator
 from dsm.core.reads import Read, Request, Urgency
-from dsm.core.sizes import FIRST_BYTES, lanes_worth, request_bytes
+from dsm.core.sizes import FIRST_BYTES, request_bytes
 
 DEMAND_LANE = 0
-"""Demand reads and parked reads have a lane of their own; bulk would stall them."""
+"""Small demand reads and parked reads have a lane of their own; bulk would stall them."""
 
 SMALL_BYTES = 64 << 10
-"""An awaited read above this is bulk: it goes over the bulk lanes, and in small pieces over all."""
+"""An awaited read up to this may go over the demand lane or any other, wherever it is answered in
+the fewest round trips. One above is bulk: it goes over the bulk lanes, and in small pieces over
+all."""
 
 EVEN = 0.2
 """Of the difference between lanes is ignored, or else the one that was fast first would be given
@@ -100,6 +104,8 @@ class Puller:
     def __init__(self, path: PathEstimator, *, requests_max: int = REQUESTS_MAX) -> None:
         self.path = path
         self.requests_max = requests_max
+        self.lanes_used = LANES_MAX
+        """Bulk lanes above this number get nothing more."""
         self.window_bytes = WINDOW_BYTES_UNKNOWN
         """The path's window when `actions` was last asked for."""
         self._now = 0.0
@@ -301,27 +307,39 @@ class Puller:
         return in_flight > 0 and in_flight + entry.bytes_expected > self.window_bytes
 
     def _lane_for(self, entry: _Entry) -> int | None:
-        awaited = entry.request.urgency is Urgency.AWAITED
         bulk = self._bulk()
-        if awaited and entry.bytes_expected <= FIRST_BYTES:
-            bulk.append(DEMAND_LANE)
-        small = awaited and entry.read_bytes <= SMALL_BYTES
-        candidates = [DEMAND_LANE] if (small or entry.parked) else bulk
-        usable = self._usable(candidates)
+        small = entry.read_bytes <= SMALL_BYTES or entry.bytes_expected <= FIRST_BYTES
+        if entry.parked:
+            usable = self._usable([DEMAND_LANE])
+        elif small and entry.request.urgency is Urgency.AWAITED:
+            usable = self._usable([DEMAND_LANE, *bulk])
+            return min(usable or [], key=partial(self._round_trips, entry), default=None)
+        else:
+            usable = self._usable(bulk)
         if usable is None:
             usable = self._usable(self._lanes) or []
-        size, typical = entry.bytes_expected, self._typical_rate()
+        typical = self._typical_rate()
 
         def done_in(lane: int) -> float:
             rate = self._lanes[lane].rate
             own = rate.bytes_per_s or typical
-            return (rate.in_flight_bytes + size) / (own + EVEN * (typical - own))
+            return (rate.in_flight_bytes + entry.bytes_expected) / (own + EVEN * (typical - own))
 
         return min(usable, key=done_in, default=None)
 
+    def _round_trips(self, entry: _Entry, lane: int) -> tuple[float, int]:
+        """Until it is answered, and what is before it.
+
+        The demand lane has been idle for the most part, so TCP is in slow start there.
+        """
+        rate, rtt_s = self._lanes[lane].rate, self.path.estimate(self._now).rtt_s
+        window = rate.bytes_per_s * rtt_s
+        windows = (rate.in_flight_bytes + entry.bytes_expected) / max(window, FIRST_BYTES)
+        slow_start = lane == DEMAND_LANE or window < FIRST_BYTES
+        return max(1.0, log2(1 + windows) if slow_start else windows), rate.in_flight_bytes
+
     def _bulk(self) -> list[int]:
-        bulk = [lane for lane in self._lanes if lane != DEMAND_LANE]
-        return bulk[: lanes_worth(self.path.estimate(self._now), len(bulk))]
+        return [lane for lane in self._lanes if DEMAND_LANE < lane <= self.lanes_used]
 
     def _usable(self, lanes: Iterable[int]) -> list[int] | None:
         """Those of them that take one more; `None` if none of them is there.
@@ -342,7 +360,8 @@ class Puller:
 
     def _typical_rate(self) -> float:
         """Also of a lane that has not delivered anything yet: all have begun together."""
-        known = [rate for lane in self._lanes.values() if (rate := lane.rate.bytes_per_s)]
+        bulk = (lane.rate for number, lane in self._lanes.items() if number != DEMAND_LANE)
+        known = [rate.bytes_per_s for rate in bulk if rate.bytes_per_s]
         return sum(known) / len(known) if known else 1.0
 
     def _is_young(self, lane: _Lane) -> bool:

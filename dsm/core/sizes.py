@@ -18,10 +18,6 @@ REQUESTS_PER_LANE = 4
 """In a bandwidth-delay product. A lane that runs dry idles although others have too much, and with
 two that is so every now and then: what is in flight is barely more than the path holds."""
 
-LANES_LEAST = 4
-"""Of those that start-up used: the others would need as many round trips to take over from all of
-them as TCP takes to find four times the rate."""
-
 REQUEST_BYTES_MAX = 512 << 10
 """A seek can still cancel what was not sent."""
 
@@ -45,14 +41,6 @@ def request_bytes(path: PathEstimate, lanes: int) -> int:
         return FULL_BYTES if 0 < path.rtt_s <= SHORT_RTT_S else FIRST_BYTES
     share = path.bdp_bytes // (REQUESTS_PER_LANE * lanes)
     return max(_worth(path), min(REQUEST_BYTES_MAX, share))
-
-
-def lanes_worth(path: PathEstimate, lanes: int) -> int:
-    """How many of `lanes` to use: each is to have its requests in flight, of a size worth it."""
-    if path.phase == "startup":
-        return lanes
-    worth = path.window_bytes // (REQUESTS_PER_LANE * _worth(path))
-    return min(lanes, max(LANES_LEAST, worth))
 
 
 def _worth(path: PathEstimate) -> int:

@@ -39,6 +39,10 @@ PING_BASES = 4.0
 PING_S_MIN = 0.05
 """...but twenty a second are enough for anyone..."""
 
+PING_S_MIN_STARTUP = 0.01
+"""...in start-up one a round trip, a hundred a second at the most: it doubles, so to learn too late
+that the path is full is to drop as much as it holds..."""
+
 PING_S_MAX = 1.0
 """...and one, where nothing is under way: ten for the minimum of 10 s."""
 
@@ -88,5 +92,5 @@ class Spare:
 def ping_interval_s(base_s: float, *, loaded: bool, startup: bool) -> float:
     """Until the next ping."""
     if startup and base_s:
-        return min(max(base_s, PING_S_MIN), PING_S_MAX)
+        return min(max(base_s, PING_S_MIN_STARTUP), PING_S_MAX)
     return min(max(PING_BASES * base_s, PING_S_MIN), PING_S_MAX) if loaded else PING_S_MAX

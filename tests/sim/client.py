@@ -19,6 +19,7 @@ from dsm_netem.config import LinkConfig
 
 from dsm.core.extents import ExtentSet
 from dsm.core.fetcher import Fetcher
+from dsm.core.lanes import LANES_MAX, LaneCount
 from dsm.core.path import PathEstimator
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Cancel, Puller, Send
@@ -68,7 +69,9 @@ class Path:
 class Session:
     """One client and one node, with their lanes."""
 
-    def __init__(self, path: Path, segments: Iterable[Segment]) -> None:
+    def __init__(
+        self, path: Path, segments: Iterable[Segment], *, fixed_lanes: bool = True
+    ) -> None:
         self.clock = Clock()
         self.path = path
         self.downlink = Downlink(self.clock, path.config, path.seed)
@@ -85,6 +88,7 @@ class Session:
         self._control = Connection(
             self.downlink, path.control, lambda: self._pings.pop() if self._pings else None
         )
+        self.lane_count = LaneCount(path.lanes - 1 if fixed_lanes else LANES_MAX)
         for lane in range(path.lanes):
             self.puller.lane_opened(lane, 0.0)
             self.puller.lane_connected(lane, 0.0)
@@ -114,8 +118,27 @@ class Session:
         self.puller.frame_arrived(frame.id, frame.wire_bytes, now, parked=frame.parked)
         if frame.last:
             self.puller.finished(frame.id, now)
+            self._adjust_lanes()
         if isinstance(owner, Handle):
             owner.frame(frame)
+        self.pump_soon()
+
+    def _adjust_lanes(self) -> None:
+        """As the transport does; a lane that is no longer wanted stays, unused."""
+        now, opened = self.clock.now, len(self.lanes)
+        wanted = self.lane_count.wanted(
+            self.estimator.estimate(now), now, full=self.estimator.is_filled(now)
+        )
+        self.puller.lanes_used = wanted
+        for lane in range(opened, wanted + 1):
+            self.lanes.append(
+                Lane(self.downlink, self.path.control, self.segments, self._frame_arrived)
+            )
+            self.puller.lane_opened(lane, now)
+            self.clock.after(4 * self.downlink.delay_ns, partial(self._connected, lane))
+
+    def _connected(self, lane: int) -> None:
+        self.puller.lane_connected(lane, self.clock.now)
         self.pump_soon()
 
     def _ping(self) -> None:

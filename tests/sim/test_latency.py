@@ -125,3 +125,28 @@ STEP_TARGET = 0.3
 TCP beneath is slower: BBR probes by a quarter every eighth round trip, so four times the rate takes
 it fifty; after a fall to a quarter a full queue is dropped first. Three times the round trip is
 measured at a third only: the window opens by a probe at a time."""
+
+
+def _rate_bps(path: Path, seconds: float, *, fixed_lanes: bool) -> tuple[float, int]:
+    """Of the last third, and the lanes that are used at its end."""
+    load = sequential(path, count=int(path.rate_bps * seconds / 8 / 65536) + 64)
+    session = Session(path, [load.segment], fixed_lanes=fixed_lanes)
+    Reader(session.clock, Handle(session, load.segment), iter(load.ops)).start()
+    marks: list[int] = []
+    for at_s in (seconds * 2 / 3, seconds):
+        at_ns = int(at_s * NS_PER_S)
+        session.clock.at(at_ns, lambda: marks.append(session.bytes_received))
+    session.clock.run(lambda: len(marks) == 2)
+    return (marks[1] - marks[0]) * 8 / (seconds / 3), session.puller.lanes_used
+
+
+def test_lanes_are_added_where_each_adds_and_not_where_none_does() -> None:
+    lossy, clean = Path(0.08, 500e6, 1e-4), Path(0.08, 500e6)
+    fixed, _ = _rate_bps(lossy, 30, fixed_lanes=True)
+    tried, lanes = _rate_bps(lossy, 30, fixed_lanes=False)
+    assert tried >= 1.4 * fixed, "where loss limits each of them"
+    assert lanes > 8
+    fixed, _ = _rate_bps(clean, 12, fixed_lanes=True)
+    tried, lanes = _rate_bps(clean, 12, fixed_lanes=False)
+    assert tried >= 0.98 * fixed
+    assert lanes in (8, 10)
