@@ -10,6 +10,7 @@ from dsm.core.planner import Hint
 from dsm.errors import EpochGone
 from dsm.model import Position
 from dsm.segment import Bell, Block, RegionReader, RingReader
+from dsm_client.announcement import Announcement
 from dsm_client.loop import patience_s
 from dsm_client.stats import HandleStats, stats_of_mapped
 
@@ -87,8 +88,8 @@ class MappedRing:
         if self.reader.deleted:
             raise EpochGone(self.info.name, "it was deleted; open it again")
 
-    def want(self, start: int, stop: int) -> None:
-        pass
+    def announce(self, start: int, stop: int) -> Announcement | None:
+        return None
 
     def will_need(self, start: int, stop: int) -> None:
         pass

@@ -10,6 +10,7 @@ from dsm.core.planner import Hint
 from dsm.errors import BudgetExceeded, NotFilled, OutOfRange, Overrun
 from dsm.model import Access, Extent, Position, SegmentInfo
 from dsm.segment import Block
+from dsm_client.announcement import Announcement
 from dsm_client.blocks import LazyBlock, WatchedBlock
 from dsm_client.exact import exact_blocks, exact_ranges
 from dsm_client.loop import background
@@ -152,6 +153,7 @@ class RemoteRing(_Remote[RingReplica]):
     async def fetch_all(self, seqs: Sequence[int]) -> list[Block]:
         replica = self.replica
         for _ in range(ROUNDS_MAX):
+            replica.learn()
             if replica.method is Access.ZERO_COPY:
                 return await exact_blocks(replica, seqs)
             await replica.fetch(seqs, replica.depth)
@@ -181,14 +183,18 @@ class RemoteRing(_Remote[RingReplica]):
             if seq < tail:
                 await replica.fetch((seq,), replica.depth)  # raises the overrun
 
-    def want(self, start: int, stop: int) -> None:
-        if self.replica.method is not Access.ZERO_COPY:
-            background().call(self.replica.want, start, stop)
+    def announce(self, start: int, stop: int) -> Announcement | None:
+        if self.replica.access is Access.ZERO_COPY:
+            return None
+        announcement = Announcement(self.replica, start, stop)
+        self.replica.announcements.add(announcement)
+        return announcement
 
     def will_need(self, start: int, stop: int) -> None:
         self.replica.check()
         self.replica.check_room(min(stop, self.position.head) - max(start, self.position.tail))
-        self.want(start, stop)
+        if self.replica.method is not Access.ZERO_COPY:
+            background().call(self.replica.will_need, start, stop)
 
 
 class RemoteRegion(_Remote[RegionReplica]):

@@ -9,7 +9,7 @@ from operator import index
 from typing import Any
 
 from dsm.errors import DeadlineExceeded, OutOfRange, Overrun, UsageError
-from dsm.model import Access, Kind, OnLag
+from dsm.model import Kind, OnLag
 from dsm.segment import Block
 from dsm_client.follow import Follower
 from dsm_client.handle import Handle
@@ -17,13 +17,6 @@ from dsm_client.loop import background
 from dsm_client.mapped import MappedRing
 from dsm_client.remote import RemoteRing
 from dsm_client.sources import RingSource
-
-WANT_BYTES = 64 << 20
-"""Iterating over a range announces so much of it at a time as surely wanted."""
-
-WANT_FIRST = 64
-"""Blocks that `auto` announces first, then twice that and so on: it does not know yet whether only
-their headers will be read."""
 
 
 class Ring(Handle):
@@ -99,14 +92,14 @@ class Ring(Handle):
         position = source.position
         start = position.tail if start is None else start
         stop = position.head if stop is None else stop
-        most = max(1, WANT_BYTES * source.info.slots // max(1, source.info.capacity_bytes))
-        piece = min(most, WANT_FIRST) if self._access is Access.AUTO else most
-        upto = start
+        announcement = source.announce(start, stop)
+        if announcement is None:
+            yield from range(start, stop)
+            return
         for seq in range(start, stop):
-            if upto < stop and seq + piece // 2 >= upto:
-                source.want(upto, min(stop, upto + piece))
-                upto += piece
-                piece = min(most, 2 * piece)
+            announcement.seq = seq
+            if seq >= announcement.next_at:
+                announcement.reached()
             yield seq
 
     def from_head(self, seq: int) -> int:

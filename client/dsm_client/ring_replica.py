@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from weakref import WeakSet
 
 from dsm.core.extents import ExtentSet
 from dsm.core.reads import Part, Read, ReadBlocks
@@ -13,6 +14,7 @@ from dsm.segment import Block, BlockRun, RingShadow
 from dsm.segment.block import head_matches, matches
 from dsm.segment.layout import ROW, ROW_BYTES
 from dsm.wire.v1 import wire_pb2 as pb
+from dsm_client.announcement import Announcement
 from dsm_client.assembly import Arrived, Assembler
 from dsm_client.cache import ShadowCache
 from dsm_client.replica import Replica, around
@@ -59,6 +61,8 @@ class RingReplica(Replica):
         self._cursor_told: int | None = None
         self.private: dict[int, Block] = {}
         """Blocks that the shadow could not take, since a reader holds what lies there."""
+        self.announcements: WeakSet[Announcement] = WeakSet()
+        """Iterations over ranges that are under way."""
         self.touches: deque[tuple[bool, int, bool]] = deque(maxlen=256)
         """Of each block read under `auto`: was its payload touched, its length, was it the next."""
         blocks = position.head - position.tail
@@ -171,15 +175,19 @@ class RingReplica(Replica):
             self.moved(head, max(first, min(lag.gap.last, head - 1)) + 1)
             raise Overrun(self.info.name, Gap(first, self.shadow.tail - 1)) from None
 
-    def want(self, start: int, stop: int) -> None:
-        """A reader is going to read all of this."""
+    def want(self, start: int, stop: int, depth: int | None) -> None:
+        """A reader is going to read all of this, as deep as that."""
         limit = self.limit
-        self.fetcher.wanted(max(start, limit.start), min(stop, limit.stop), self.depth)
+        self.fetcher.wanted(max(start, limit.start), min(stop, limit.stop), depth)
+
+    def will_need(self, start: int, stop: int) -> None:
+        """The same, as deep as the method has it."""
+        self.want(start, stop, self.depth)
         self.settle()
 
-    def read_ahead(self) -> None:
-        """Under `prefetch` whole blocks; under `hybrid` headers; else nothing."""
-        now = self.transport.now()
+    def learn(self) -> None:
+        """Under `auto`: choose again after each block that a reader is done with."""
+        method = self.method
         while self.touches:
             touched, length, sequential = self.touches.popleft()
             self.policy.accessed(
@@ -187,8 +195,16 @@ class RingReplica(Replica):
                 bytes_touched=length if touched else self.header_bytes,
                 block_bytes=length,
                 sequential=sequential,
-                now=now,
+                now=self.transport.now(),
             )
+            self.choose()
+        if self.method is not method:
+            for announcement in list(self.announcements):
+                announcement.announce()
+
+    def read_ahead(self) -> None:
+        """Under `prefetch` whole blocks; under `hybrid` headers; else nothing."""
+        self.learn()
         self.choose()
         if not self.following and self.method not in (Access.PREFETCH, Access.HYBRID):
             return

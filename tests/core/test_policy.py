@@ -48,9 +48,24 @@ def test_before_anything_is_known() -> None:
     assert "no read is over yet" in choice.reason
 
 
+def test_it_is_settled_when_nothing_is_about_to_change() -> None:
+    reader = Reader()
+    for touched, settled in ((54, False), (16_384, True)):
+        reader.reads(7, touched=touched)
+        assert not reader.policy.is_settled
+        reader.reads(2, touched=touched)
+        assert reader.policy.is_settled
+        assert reader.choices[-1].method is (Access.PREFETCH if settled else Access.HYBRID)
+    unknown = Reader(path=PathEstimate())
+    unknown.reads(50, touched=54)
+    assert not unknown.policy.is_settled
+
+
 def test_what_is_lacking_is_said() -> None:
     """It used to say that nothing was measured, beside a measured rate."""
     assert "path" not in AccessPolicy().choose(LONG, 0.0).reason
+    guess = Reader(path=PathEstimate(rtt_s=0.08, window_bytes=512 << 10)).reads(50, touched=54)
+    assert guess.method is Access.HYBRID
     reader = Reader(path=PathEstimate(rtt_s=0.08))
     assert "the path was not measured yet" in reader.reads(5, touched=54).reason
     assert "no read" not in reader.choices[-1].reason
