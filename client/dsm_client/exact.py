@@ -71,7 +71,8 @@ async def exact_ranges(
     replica.waited()
     runs = _joined(Extent(offset, offset + length) for offset, length in ranges if length)
     answers = await _together([_bytes(replica, run) for run in runs])
-    if len({version for version, _ in answers}) > 1:
+    versions = {version for told, _ in answers for version in told}
+    if len(answers) > 1 and len(versions) > 1:
         return None
     starts = [run.start for run in runs]
     views = []
@@ -92,8 +93,8 @@ def _joined(extents: Iterable[Extent]) -> list[Extent]:
     return runs
 
 
-async def _bytes(replica: RegionReplica, run: Extent) -> tuple[int, bytes]:
-    """The version, and these bytes of it."""
+async def _bytes(replica: RegionReplica, run: Extent) -> tuple[tuple[int, int], bytes]:
+    """These bytes, and the versions before and after the node copied them."""
     name, transport = replica.info.name, replica.transport
     read = ReadBytes(run.start, run.length)
     frames = await transport.read(name, replica.info.epoch, read, bytes_expected=run.length)
@@ -108,7 +109,9 @@ async def _bytes(replica: RegionReplica, run: Extent) -> tuple[int, bytes]:
             f"segment {name!r}: {run.length} bytes at {run.start} were asked for, "
             f"{at - run.start} came"
         )
-    return frames[0][0].version, b"".join(bytes(payload) for _, payload in frames)
+    first = frames[0][0]
+    data = b"".join(bytes(payload) for _, payload in frames)
+    return (first.version, first.position.version), data
 
 
 def _pieces(runs: Iterable[Extent], units: int) -> Iterator[Extent]:
