@@ -44,6 +44,7 @@ UNSHAPED_MIN_BPS = 3e9
 PINGS = 20
 DATAGRAMS = 100_000
 DATAGRAM_BYTES = 100
+QUEUE_BYTES = 64 << 20  # a sender that was held up catches up at once, and no queue may drop that
 LOSSES_MIN = 400  # fewer cannot show a loss within 10 %: chance alone makes 5 % of so many
 TRACE_FLOWS = 4
 SOCKET_BYTES = 4 << 20
@@ -104,7 +105,7 @@ def calibrate(profile: Profile, *, backend: str = "auto", measure_s: float = 8.0
     bare = replace(steady, rate_bps=None, rtt_s=0.0, jitter_s=0.0, queue_bytes=None)
     parts = [
         (_round_trip, replace(steady, jitter_s=0.0)),
-        (_loss, steady),
+        (_loss, replace(steady, queue_bytes=QUEUE_BYTES)),
         *([(_loss_of_segments, bare)] if 0 < profile.loss * DATAGRAMS < LOSSES_MIN else []),
         (_rate, replace(whole, loss=0.0, loss_burst_packets=1.0)),
     ]
