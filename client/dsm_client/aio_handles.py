@@ -15,6 +15,7 @@ from dsm_client import region, ring
 from dsm_client.blocks import LazyBlock
 from dsm_client.follow import Follower
 from dsm_client.loop import background
+from dsm_client.selection import Selection, Where
 from dsm_client.stats import HandleStats
 
 T = TypeVar("T")
@@ -168,14 +169,34 @@ class Ring(_Handle):
         self._handle.will_need(start, stop)
 
     async def blocks(
-        self, start: int | None = None, stop: int | None = None
+        self, start: int | None = None, stop: int | None = None, where: Where | None = None
     ) -> AsyncIterator[AsyncBlock]:
         source = self._handle.opened()
         for seq in self._handle.announced(start, stop):
             block = source.present(seq)
             if block is None:
+        if where is not None and (chosen := self._handle.selection(start, stop, where)) is not None:
+            async for found in self._selected(source, chosen):
+                yield found
+            return
                 block = await in_loop(source.fetch(seq))
-            yield AsyncBlock(block, source)
+            if where is None or where(block.header):
+                yield AsyncBlock(block, source)
+
+    async def _selected(self, source: Any, selection: Selection) -> AsyncIterator[AsyncBlock]:
+        async def whole(seq: int) -> AsyncBlock:
+            block = source.whole(seq)
+            if block is None:
+                block = await in_loop(source.fetch_whole(seq))
+            return AsyncBlock(block, source)
+
+        for seq in selection.seqs():
+            head = source.head(seq)
+            selection.saw(await in_loop(source.fetch_head(seq)) if head is None else head)
+            while (found := selection.due()) is not None:
+                yield await whole(found)
+        while (found := selection.due(at_last=True)) is not None:
+            yield await whole(found)
 
     async def follow(
         self,

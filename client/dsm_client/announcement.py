@@ -41,10 +41,13 @@ class Announcement:
     """Of one iteration. `seq` is where its reader is, in the reader's thread; the rest happens in
     the loop. The reader calls `reached` when it comes to `next_at`."""
 
-    def __init__(self, replica: RingReplica, start: int, stop: int) -> None:
+    def __init__(
+        self, replica: RingReplica, start: int, stop: int, *, heads_only: bool = False
+    ) -> None:
         self.seq = start
         self.next_at = start
         self._replica = replica
+        self._heads_only = heads_only
         self._stop = stop
         self._upto = start
         self._depth: int | None = -1
@@ -62,7 +65,8 @@ class Announcement:
         if replica.error is not None or replica.method is Access.ZERO_COPY:
             return
         replica.learn()
-        if replica.access is Access.AUTO and not replica.policy.is_settled and self._has_headers:
+        trying = replica.access is Access.AUTO and not replica.policy.is_settled
+        if trying and self._has_headers and not self._heads_only:
             self._try_some()
         else:
             self._announce_more()
@@ -83,11 +87,12 @@ class Announcement:
         self._trial *= 2
 
     def _announce_more(self) -> None:
-        replica, depth = self._replica, self._replica.depth
+        replica = self._replica
+        depth = replica.header_bytes if self._heads_only else replica.depth
         if depth != self._depth:  # for the first time, or the method has changed
             self._depth, self._upto = depth, self.seq
         most = self._units_max(depth)
-        known = replica.access is not Access.AUTO or replica.policy.is_settled
+        known = replica.access is not Access.AUTO or replica.policy.is_settled or self._heads_only
         piece = most if known else min(most, self._piece)
         while self._upto < self._stop and self.seq + piece // 2 >= self._upto:
             replica.want(self._upto, min(self._stop, self._upto + piece), depth)

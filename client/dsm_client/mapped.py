@@ -12,6 +12,7 @@ from dsm.model import Position
 from dsm.segment import Bell, Block, RegionReader, RingReader
 from dsm_client.announcement import Announcement
 from dsm_client.loop import patience_s
+from dsm_client.selection import Selection, Where
 from dsm_client.stats import HandleStats, stats_of_mapped
 
 
@@ -90,6 +91,18 @@ class MappedRing:
 
     def announce(self, start: int, stop: int) -> Announcement | None:
         return None
+
+    def select(self, start: int, stop: int, where: Where) -> Selection | None:
+        return None
+
+    def head(self, seq: int) -> Block | None:
+        return self.present(seq)
+
+    async def fetch_head(self, seq: int) -> Block:
+        return self.reader.block(seq)
+
+    def whole(self, seq: int) -> Block | None:
+        return self.present(seq)
 
     def will_need(self, start: int, stop: int) -> None:
         pass

@@ -16,6 +16,7 @@ from dsm_client.exact import exact_blocks, exact_ranges
 from dsm_client.loop import background
 from dsm_client.region_replica import RegionReplica
 from dsm_client.ring_replica import RingReplica, is_whole
+from dsm_client.selection import Selection, Where
 from dsm_client.stats import HandleStats, explained, stats_of
 
 ROUNDS_MAX = 3
@@ -189,6 +190,57 @@ class RemoteRing(_Remote[RingReplica]):
         announcement = Announcement(self.replica, start, stop)
         self.replica.announcements.add(announcement)
         return announcement
+
+    def select(self, start: int, stop: int, where: Where) -> Selection | None:
+        """Headers first, and the payloads of those that are chosen; `None` where whole blocks come
+        anyhow, or no part of them can."""
+        by_headers = self.replica.access in (Access.AUTO, Access.HYBRID)
+        if not by_headers or not self.replica.header_bytes:
+            return None
+        return Selection(self, start, stop, where)
+
+    def head(self, seq: int) -> Block | None:
+        """Its header, if it is here; the rest may be too."""
+        replica = self.replica
+        replica.counts.reads += 1
+        block = self._stored(seq)
+        if block is None or not (is_whole(block) or len(block.data) >= replica.header_bytes):
+            return None
+        replica.counts.hits += 1
+        if replica.note(seq, seq + 1):
+            background().call(replica.told)
+        return block
+
+    async def fetch_head(self, seq: int) -> Block:
+        replica = self.replica
+        for _ in range(ROUNDS_MAX):
+            await replica.fetch((seq,), replica.header_bytes)
+            block = self._stored(seq)
+            if block is not None:
+                return block
+        raise self._too_much(f"the header of block {seq}")
+
+    def whole(self, seq: int) -> Block | None:
+        """All of it, if it is here."""
+        block = self._stored(seq)
+        return block if block is not None and is_whole(block) else None
+
+    def want_whole(self, seq: int) -> None:
+        if self.whole(seq) is None:
+            background().call(self.replica.want_whole, seq)
+
+    def _stored(self, seq: int) -> Block | None:
+        replica = self.replica
+        private = replica.private.get(seq) if replica.private else None
+        if private is not None:
+            return private
+        try:
+            block = replica.shadow.block(seq)
+        except (NotFilled, OutOfRange, Overrun):
+            replica.check()
+            return None
+        block.header_bytes = replica.header_bytes
+        return block
 
     def will_need(self, start: int, stop: int) -> None:
         self.replica.check()

@@ -16,6 +16,7 @@ from dsm_client.handle import Handle
 from dsm_client.loop import background
 from dsm_client.mapped import MappedRing
 from dsm_client.remote import RemoteRing
+from dsm_client.selection import Selection, Where
 from dsm_client.sources import RingSource
 
 
@@ -60,13 +61,49 @@ class Ring(Handle):
         blocks = source.present_all(given)
         return background().run(source.fetch_all(given)) if blocks is None else blocks
 
-    def blocks(self, start: int | None = None, stop: int | None = None) -> Iterator[Block]:
+    def blocks(
+        self, start: int | None = None, stop: int | None = None, where: Where | None = None
+    ) -> Iterator[Block]:
         """Blocks `[start, stop)`; unless given, what is there now. The range is announced, so it
-        is fetched ahead of the reader under every method but `zero_copy`."""
+        is fetched ahead of the reader under every method but `zero_copy`.
+
+        `where`: a function of the header; only blocks for which it is true are given. Under
+        `hybrid` and `auto` the headers of all come first, and of the others' payloads only those
+        that were chosen, fetched ahead of the reader, too.
+        """
+        if where is not None:
+            yield from self._selected(start, stop, where)
+            return
         source = self._source
         for seq in self.announced(start, stop):
             block = source.present(seq)
             yield background().run(source.fetch(seq)) if block is None else block
+
+    def _selected(self, start: int | None, stop: int | None, where: Where) -> Iterator[Block]:
+        source = self._source
+        selection = self.selection(start, stop, where)
+        if selection is None:
+            yield from (block for block in self.blocks(start, stop) if where(block.header))
+            return
+
+        def whole(seq: int) -> Block:
+            block = source.whole(seq)
+            return background().run(source.fetch_whole(seq)) if block is None else block
+
+        for seq in selection.seqs():
+            head = source.head(seq)
+            selection.saw(background().run(source.fetch_head(seq)) if head is None else head)
+            while (found := selection.due()) is not None:
+                yield whole(found)
+        while (found := selection.due(at_last=True)) is not None:
+            yield whole(found)
+
+    def selection(self, start: int | None, stop: int | None, where: Where) -> Selection | None:
+        """How to choose among a range by headers; `None`: read all of it and look."""
+        position = self._source.position
+        start = position.tail if start is None else start
+        stop = position.head if stop is None else stop
+        return self._source.select(start, stop, where)
 
     def will_need(self, start: int | None = None, stop: int | None = None) -> None:
         """Blocks `[start, stop)` will be read, as far as they are there now: they are fetched

@@ -63,6 +63,8 @@ class RingReplica(Replica):
         """Blocks that the shadow could not take, since a reader holds what lies there."""
         self.announcements: WeakSet[Announcement] = WeakSet()
         """Iterations over ranges that are under way."""
+        self.selections: set[Announcement] = set()
+        """Those of them that read headers, whatever the method."""
         self.touches: deque[tuple[bool, int, bool]] = deque(maxlen=256)
         """Of each block read under `auto`: was its payload touched, its length, was it the next."""
         blocks = position.head - position.tail
@@ -78,7 +80,8 @@ class RingReplica(Replica):
     @property
     def depth(self) -> int | None:
         """How much of each block is fetched at once: its first bytes, or `None` for all."""
-        return self.header_bytes if self.method is Access.HYBRID else None
+        heads = self.method is Access.HYBRID or self.selections
+        return self.header_bytes if heads else None
 
     # ── Presence ──
 
@@ -179,6 +182,10 @@ class RingReplica(Replica):
         """A reader is going to read all of this, as deep as that."""
         limit = self.limit
         self.fetcher.wanted(max(start, limit.start), min(stop, limit.stop), depth)
+
+    def want_whole(self, seq: int) -> None:
+        self.want(seq, seq + 1, None)
+        self.settle()
 
     def will_need(self, start: int, stop: int) -> None:
         """The same, as deep as the method has it."""
