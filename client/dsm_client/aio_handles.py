@@ -172,13 +172,13 @@ class Ring(_Handle):
         self, start: int | None = None, stop: int | None = None, where: Where | None = None
     ) -> AsyncIterator[AsyncBlock]:
         source = self._handle.opened()
-        for seq in self._handle.announced(start, stop):
-            block = source.present(seq)
-            if block is None:
         if where is not None and (chosen := self._handle.selection(start, stop, where)) is not None:
             async for found in self._selected(source, chosen):
                 yield found
             return
+        for seq in self._handle.announced(start, stop):
+            block = source.present(seq)
+            if block is None:
                 block = await in_loop(source.fetch(seq))
             if where is None or where(block.header):
                 yield AsyncBlock(block, source)
