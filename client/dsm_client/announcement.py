@@ -81,6 +81,7 @@ class Announcement:
     def _try_some(self) -> None:
         whole = min(self._stop, self.seq + self._trial)
         heads = min(self._stop, whole + self._units_max(self._replica.header_bytes))
+        self._replica.trying.add(self)
         self._replica.want(self.seq, whole, None)
         self._replica.want(whole, heads, self._replica.header_bytes)
         self.next_at = max(self.seq + 1, whole - TRIAL_LEFT)
@@ -88,6 +89,7 @@ class Announcement:
 
     def _announce_more(self) -> None:
         replica = self._replica
+        replica.trying.discard(self)
         depth = replica.header_bytes if self._heads_only else replica.depth
         if depth != self._depth:  # for the first time, or the method has changed
             self._depth, self._upto = depth, self.seq

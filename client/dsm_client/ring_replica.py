@@ -63,6 +63,8 @@ class RingReplica(Replica):
         """Blocks that the shadow could not take, since a reader holds what lies there."""
         self.announcements: WeakSet[Announcement] = WeakSet()
         """Iterations over ranges that are under way."""
+        self.trying: WeakSet[Announcement] = WeakSet()
+        """Those of them that nobody knows of yet whether they read headers only."""
         self.selections: set[Announcement] = set()
         """Those of them that read headers, whatever the method."""
         self.touches: deque[tuple[bool, int, bool]] = deque(maxlen=256)
@@ -215,6 +217,8 @@ class RingReplica(Replica):
         self.choose()
         if not self.following and self.method not in (Access.PREFETCH, Access.HYBRID):
             return
+        if self.trying and not self.following:
+            return  # what is announced is enough; more would be whole blocks
         park = 0
         if self.following:
             by_bytes = self.info.capacity_bytes // RING_SHARE / max(1.0, self._block_bytes)

@@ -121,4 +121,4 @@ def test_a_ring_without_headers(shared_node: NodeProcess, dial: Dial, name: str)
         handle = session.open(name)
         wire = Wire(session)
         assert [bytes(b.data) for b in handle.blocks()] == [content(seq) for seq in range(500)]
-        assert wire()["requests"] < 250
+        assert wire()["round_trips"] < 100
