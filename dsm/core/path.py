@@ -291,7 +291,7 @@ class PathEstimator:
             self._drain(now, gain=DRAIN_GAIN, fell=False)
         elif self._phase == "probe" and self._phase_rounds >= 2:
             self._probed(now)
-        elif self._phase == "cruise" and self._phase_rounds >= PROBE_ROUNDS:
+        elif self._phase_rounds >= PROBE_ROUNDS and not self._spare.path_is_full:
             self._probe(now)
 
     def _probe(self, now: float) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dsm.model import PathEstimate
 
-REQUESTS_PER_LANE = 4
+REQUESTS_PER_LANE = 3
 """In a bandwidth-delay product. A lane that runs dry idles although others have too much, and with
 two that is so every now and then: what is in flight is barely more than the path holds."""
 

@@ -24,17 +24,15 @@ class Oracle:
     def __init__(self, path: Path, segment: Segment, ops: Iterable[Op]) -> None:
         self.clock = Clock()
         self.done_s: list[float] = []
-        self._downlink = Downlink(self.clock, path.config, path.seed)
+        self.downlink = Downlink(self.clock, path.config, path.seed)
         self._ops = list(ops)
         self._left: list[int] = []
         self._reader_at = 0
         self._thinking = False
         self._pieces = deque(self._cut(segment, piece_bytes(path)))
-        lanes = [
-            Connection(self._downlink, path.control, self._next) for _ in range(path.lanes - 1)
-        ]
+        lanes = [Connection(self.downlink, path.control, self._next) for _ in range(path.lanes - 1)]
         for lane in lanes:
-            self.clock.at(self._downlink.delay_ns, lane.pump)
+            self.clock.at(self.downlink.delay_ns, lane.pump)
 
     def run(self) -> Oracle:
         self.clock.after(0, self._read)
