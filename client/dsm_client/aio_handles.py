@@ -123,6 +123,9 @@ class _Handle:
         return stats
 
     async def close(self) -> None:
+        if self._handle.owns_session:
+            self._handle.owns_session = False
+            await in_loop(self._handle.session.close())
         self._handle.close()
 
     async def __aenter__(self) -> Any:

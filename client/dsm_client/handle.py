@@ -30,6 +30,8 @@ class Handle:
         self._opened: Any = source
         self._generation = core.generation
         self._closed = False
+        self.owns_session = False
+        """Opened by `open(url)`: its session ends with it."""
 
     @property
     def _source(self) -> Any:
@@ -38,6 +40,10 @@ class Handle:
         if self._closed:
             raise Closed(f"segment {self._name!r}: this handle is closed; open it again")
         return self._opened
+
+    @property
+    def session(self) -> SessionCore:
+        return self._core
 
     def opened(self) -> Any:
         """Where the bytes come from now; raises `Closed`."""
@@ -103,6 +109,8 @@ class Handle:
             self._closed = True
             if self._generation == self._core.generation:
                 self._opened.close()
+            if self.owns_session:
+                background().run(self._core.close())
 
     def __enter__(self) -> Any:
         return self
@@ -124,7 +132,6 @@ class Handle:
 
 def reopened(url: str, options: Any, name: str, access: str, header_bytes: int | None) -> Any:
     """Unpickles a handle: connects to the node and opens the segment."""
-    from dsm_client import Session
+    from dsm_client import opened
 
-    session = Session.connected(url, options)
-    return session.open(name, access=access, header_bytes=header_bytes)
+    return opened(url, name, options, access, header_bytes)
