@@ -80,9 +80,16 @@ class Lane:
         self._outgoing: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._connected_at: float | None = None
+        self._closed = False
         self._task = asyncio.create_task(self._run(), name=f"dsm-lane-{number}")
 
+    def stop(self) -> None:
+        """From now on its owner hears nothing more of it: another may have its number."""
+        self._closed = True
+        self._task.cancel()
+
     async def close(self) -> None:
+        self.stop()
         await end((self._task,))
 
     def send(self, request: Request) -> int:
@@ -109,7 +116,7 @@ class Lane:
             wait=wait_random_exponential(multiplier=BACKOFF_S, max=self._backoff_s_max),
             before_sleep=self._attempt_failed,
         )
-        while True:
+        while not self._closed:
             async for attempt in retrying:
                 with attempt:
                     await self._serve_once()
@@ -118,7 +125,11 @@ class Lane:
         assert state.outcome is not None
         error = state.outcome.exception()
         assert isinstance(error, Exception)
-        self._owner.lane_lost(self.number, error)
+        self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        if not self._closed:
+            self._owner.lane_lost(self.number, error)
 
     async def _serve_once(self) -> None:
         """Until the stream is lost; raises where the node was not reached, or for a moment only.
@@ -126,6 +137,8 @@ class Lane:
         Requests may be put on the stream at once: they leave when the connection stands, which
         saves the round trip of asking whether it does.
         """
+        if self._closed:
+            return
         channel = new_channel(self._address, Limits())
         self._connected_at = None
         try:
@@ -140,7 +153,7 @@ class Lane:
             except (aio.AioRpcError, ConnectionError) as error:
                 if not self._was_settled:
                     raise
-                self._owner.lane_lost(self.number, error)
+                self._lost(error)
             finally:
                 sender.cancel()
                 connected.cancel()
@@ -151,7 +164,7 @@ class Lane:
         """The node sends its initial metadata as soon as the stream reaches it. Of a stream that
         did not, gRPC makes up an empty one when it ends."""
         await call.initial_metadata()
-        if not call.done():
+        if not call.done() and not self._closed:
             self._connected_at = time.monotonic()
             self._owner.lane_connected(self.number)
 

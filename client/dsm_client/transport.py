@@ -131,10 +131,13 @@ class Transport:
         self.puller.lanes_used = wanted
         for number in range(bulk + 1, wanted + 1):
             self._open_lane(number)
-        for number in range(bulk, wanted, -1):
-            if self.puller.is_idle(number):
-                self._lane_is_lost(number)
-                self._tasks.append(asyncio.create_task(self._lanes.pop(number).close()))
+        while bulk > wanted and self.puller.is_idle(bulk):  # the last first: numbers have no gaps
+            self._lane_is_lost(bulk)
+            lane = self._lanes.pop(bulk)
+            lane.stop()
+            closing = asyncio.create_task(lane.close())
+            self._tasks = [task for task in self._tasks if not task.done()] + [closing]
+            bulk -= 1
 
     async def close(self) -> None:
         await end(self._tasks)
@@ -268,6 +271,17 @@ class Transport:
             owner.interrupted(id)  # type: ignore[attr-defined]
 
     def frame_arrived(self, lane: int, message: bytes) -> None:
+        try:
+            self._frame_arrived(message)
+        except ConnectionError:
+            raise
+        except Exception as error:  # a bug of ours: nobody is to wait for ever because of it
+            log.exception("a frame on lane %d", lane)
+            for owner in list(self.owners):
+                owner.failed(DsmError(f"internal error: {error!r}"))
+            raise ConnectionError(f"internal error: {error!r}") from error
+
+    def _frame_arrived(self, message: bytes) -> None:
         now = self.now()
         self.counts.frames += 1
         self.counts.bytes_received += len(message)

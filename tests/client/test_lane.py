@@ -1,17 +1,24 @@
-"""Lanes to a node that is not there: they end when told to, and pause between attempts."""
+"""Lanes that come and go, lanes to a node that is not there, and lanes that meet a bug."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
-from dsm_client import connect, lane
+from dsm_client import Session, connect, lane
 from dsm_client.loop import background
 
-from dsm.errors import NodeUnavailable
+from dsm.errors import DsmError, NodeUnavailable
+from dsm.segment import create_region
+from tests.nodes import NodeProcess
 
 
 @pytest.fixture
@@ -49,3 +56,45 @@ def test_a_refused_lane_pauses_between_attempts(nowhere: str) -> None:
         connect(nowhere, retry_s=1.0)
     elapsed_s = time.monotonic() - started
     assert time.process_time() - used < 0.4 * elapsed_s
+
+
+def test_lanes_come_and_go_under_load(
+    node: NodeProcess, root: Path, dial: Callable[..., Session]
+) -> None:
+    """More, then fewer, at any moment: their numbers have no gaps, and nothing is lost."""
+    content, random = os.urandom(1 << 20) * 32, Random(1)
+    with create_region(root, "region", size_bytes=len(content)) as writer:
+        with writer.write() as view:
+            view[:] = content
+        session = dial(node)
+        transport = session._core.transport
+        assert transport is not None
+        numbers: set[tuple[int, ...]] = set()
+
+        def wanted(*_: Any, **__: Any) -> int:
+            numbers.add(tuple(sorted(transport._lanes)))
+            return random.randint(1, 8)
+
+        transport._lane_count.wanted = wanted  # type: ignore[method-assign]
+        region = session.open("region", access="prefetch")
+        for offset in range(0, len(content), 1 << 16):
+            assert region.read(offset, 1 << 16) == content[offset : offset + (1 << 16)]
+        assert len(numbers) > 3
+        assert all(found == tuple(range(len(found))) for found in numbers), numbers
+
+
+def test_a_bug_is_told_to_the_reader_and_not_waited_for(
+    node: NodeProcess, root: Path, dial: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with create_region(root, "region", size_bytes=1 << 20):
+        region = dial(node).open("region", access="copy_once")
+        replica = region.opened().replica
+
+        def broken(*_: Any) -> None:
+            raise KeyError(9)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(replica, "frame", broken)
+            with pytest.raises(DsmError, match=r"internal error: KeyError\(9\)"):
+                region.read(1 << 19, 1000)
+        assert bytes(region.read(1 << 19, 1000)) == bytes(1000)

@@ -129,7 +129,7 @@ def test_a_path_that_changes_is_followed(change: dict[str, float], control: Cont
 
 
 STEP_TARGET = 0.8
-"""Aim: 0.9, met by all but cubic on a path that has become longer (0.83): what the window was before
+"""Aim: 0.9, met by all but cubic on a path that has become longer (0.83): the window of before
 is drained first, to tell longer from slower."""
 
 
