@@ -74,12 +74,17 @@ class RegionReader(Handle):
 
     def read(self, offset: int = 0, length: int | None = None) -> memoryview:
         """A private copy of these bytes, all of one version. Raises `OutOfRange`."""
+        return self.read_versioned(offset, length)[1]
+
+    def read_versioned(self, offset: int = 0, length: int | None = None) -> tuple[int, memoryview]:
+        """As `read`, and of which version it is."""
         extent = self._extent(offset, length)
         if extent.length >= _PIN_BYTES:
-            with self.snapshot() as view:
-                return memoryview(bytes(view[extent.start : extent.stop]))
-        _, data = self._checked(lambda buffer: bytes(buffer.data[extent.start : extent.stop]))
-        return memoryview(data)
+            snapshot = self.snapshot()
+            with snapshot as view:
+                return snapshot.version, memoryview(bytes(view[extent.start : extent.stop]))
+        version, data = self._checked(lambda buffer: bytes(buffer.data[extent.start : extent.stop]))
+        return version, memoryview(data)
 
     def snapshot(self) -> RegionSnapshot:
         """The current version, whole: `with region.snapshot() as view:`. Leave it to unpin."""

@@ -210,8 +210,8 @@ class BytesAnswer:
     def next_frame(self, frame_bytes: int) -> Frame:
         if self._data is None:
             self._leases.stage(self._length)
-            self._version = self._region.version
-            self._data = self._region.read(self._offset, self._length)
+            found = self._region.read_versioned(self._offset, self._length)
+            self._version, self._data = found
         piece = self._data[self._at : self._at + frame_bytes]
         header = pb.FrameHeader(
             first=self._offset + self._at, count=len(piece), version=self._version

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,25 @@ RegionMachine.TestCase.settings = settings(
     max_examples=150, stateful_step_count=30, deadline=None, print_blob=True
 )
 TestRegion = RegionMachine.TestCase
+
+
+@pytest.mark.parametrize("length", [8, 8 << 20])
+def test_a_copy_knows_its_version(tmp_path: Path, length: int) -> None:
+    """While commits go by: what was read is what its version held."""
+    stop = threading.Event()
+    with create_region(tmp_path, "r", size_bytes=8 << 20, buffers=8) as writer:
+
+        def commit() -> None:
+            while not stop.is_set():
+                with writer.write(0, 8) as view:
+                    view[:] = (writer.version + 1).to_bytes(8, "little")
+
+        producer = threading.Thread(target=commit)
+        producer.start()
+        try:
+            with open_region(tmp_path, "r") as reader:
+                found = [reader.read_versioned(0, length) for _ in range(50)]
+        finally:
+            stop.set()
+            producer.join()
+    assert all(int.from_bytes(data[:8], "little") == version for version, data in found)
