@@ -296,12 +296,16 @@ class Transport:
         self.puller.frame_arrived(header.id, len(message), now, parked=header.parked)
         if header.last:
             self.puller.finished(header.id, now)
-            if self._lanes:  # not while closing
-                self._adjust_lanes()
         if submitter is None:
             self.counts.wasted_bytes += len(payload)
         else:
-            submitter.frame(header.id, header, payload)
+            try:
+                submitter.frame(header.id, header, payload)
+            except Exception:
+                submitter.interrupted(header.id)  # it is not known what of it was taken in
+                raise
+        if header.last and self._lanes:  # not while closing
+            self._adjust_lanes()
         self.pump_soon()
 
 

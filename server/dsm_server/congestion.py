@@ -25,7 +25,8 @@ Address = tuple[str, int]
 
 BULK = "bbr"
 PACING = ("bbr",)
-UNPACED = "cubic"
+UNPACED = ("cubic", "reno")
+"""The first that is allowed: without CAP_NET_ADMIN, Linux allows what an administrator has."""
 
 
 class Congestion:
@@ -47,9 +48,7 @@ class Congestion:
             self._refused = "psutil is not installed"
             fds = []
         for fd in fds:
-            small = _on(
-                fd, lambda sock: _set(sock, UNPACED) if _get(sock) in PACING else _get(sock)
-            )
+            small = _on(fd, _unpaced)
         if self._refused:
             self.in_force = f"{bulk} ({BULK} refused: {self._refused})"
         else:
@@ -78,6 +77,15 @@ class Congestion:
             except OSError as error:
                 self._refused = error.strerror or str(error)
                 return _get(sock)
+
+
+def _unpaced(sock: socket.socket) -> str:
+    """Have it not pace, where that is allowed; returns what is in force."""
+    for name in UNPACED:
+        if _get(sock) in PACING:
+            with suppress(OSError):
+                _set(sock, name)
+    return _get(sock)
 
 
 def _connections() -> list[Any]:

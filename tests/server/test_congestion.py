@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -61,3 +63,18 @@ def test_peers_are_understood() -> None:
     assert _parsed("ipv6:%5B::1%5D:80") == ("::1", 80)
     assert _parsed("unix:/tmp/x") is None
     Congestion().bulk("ipv4:127.0.0.1:1")  # nobody is there
+
+
+def test_a_node_without_privileges_takes_what_is_allowed(tmp_path: Path) -> None:
+    """Nothing that is refused keeps it from serving."""
+    code = (
+        "from dsm_server.congestion import Congestion; import socket;"
+        "server = socket.create_server(('127.0.0.1', 0)); it = Congestion();"
+        "it.listening(server.getsockname()[1]); print(it.in_force)"
+    )
+    unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    done = subprocess.run(
+        [*unprivileged, sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
