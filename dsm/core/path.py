@@ -10,13 +10,13 @@ Too few bytes in flight and the path idles; too many and they queue in front of 
                    BDP = rate × base                          BDP
 
 The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + margin + spare)`, and
-one message. `rate` is the largest delivery rate of ten rounds (`dsm.core.delivery`); `base` is the
-time from a request to its first bytes with nothing of ours before it (`dsm.core.latency`): the path
-and the server's turnaround; the spare is there where lanes stall (`dsm.core.stalls`). Both figures
-follow BBR (CACM 60(2), 2017; draft-cardwell-iccrg-bbr-congestion-control). TCP below us controls
+one message. `rate` is the largest of ten rounds (`dsm.core.delivery`), each taken with the one
+before it, since lanes that were held up deliver all at once; `base` is the time from a request to its
+first bytes with nothing of ours before it (`dsm.core.latency`): the path and the server's turnaround;
+the spare is there where lanes stall (`dsm.core.stalls`). Both figures follow BBR (CACM 60(2), 2017; draft-cardwell-iccrg-bbr-congestion-control). TCP below us controls
 congestion; this decides how much is asked for, and so how much is queued where TCP waits.
 
-    startup ──rate grew < 25 % in 3 rounds──▶ cruise ⇄ probe
+    startup ─rate grew < 25 % in 3 rounds─▶ cruise ⇄ probe       (1, where a ping was late)
        ▲                                       │ │ ▲
        ╰─── the rate grew twice in a row ──────╯ │ │ a request found the path clear
                                                  ▼ │
@@ -30,11 +30,12 @@ drain    less than the BDP, so that a request finds nothing of ours before it an
          Little's law); with little in flight, only a longer path still answers late. So this says
          which of the two figures to replace.
 cruise   the target as above: a little more than the BDP, so it finds new room by itself.
-probe    every eighth round a fifth more for two rounds. If the rate follows the window, then no
-         queue was there, and window ÷ rate is what a round really takes: what it exceeds the base
-         by is the margin. It holds what no clear request shows: an event loop that is late, jitter.
-         Probes that bring nothing wear it down. Without it the window collapses where latency
-         varies: less in flight, a lower rate, so less in flight.
+probe    every eighth round, where pings are prompt, a fifth more for two rounds. If the rate
+         follows the window, then no queue was there, and window ÷ rate is what a round really
+         takes: what it exceeds the base by is the margin. It holds what no clear request shows: an
+         event loop that is late, jitter. Probes that bring nothing wear it down, and a late ping
+         halves it: what is too much stands in the path's queue. Without a margin the window
+         collapses where latency varies: less in flight, a lower rate, so less in flight.
 
 Rounds that the application did not fill change nothing: they are no evidence of a smaller path.
 """
