@@ -11,10 +11,11 @@ Too few bytes in flight and the path idles; too many and they queue in front of 
 
 The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + margin + spare)`, and
 one message. `rate` is the largest of ten rounds (`dsm.core.delivery`), each taken with the one
-before it, since lanes that were held up deliver all at once; `base` is the time from a request to its
-first bytes with nothing of ours before it (`dsm.core.latency`): the path and the server's turnaround;
-the spare is there where lanes stall (`dsm.core.stalls`). Both figures follow BBR (CACM 60(2), 2017; draft-cardwell-iccrg-bbr-congestion-control). TCP below us controls
-congestion; this decides how much is asked for, and so how much is queued where TCP waits.
+before it, since lanes that were held up deliver all at once; `base` is the time from a request to
+its first bytes with nothing of ours before it (`dsm.core.latency`): the path and the server's
+turnaround; the spare is there where lanes stall (`dsm.core.stalls`). Both figures follow BBR (CACM
+60(2), 2017; draft-cardwell-iccrg-bbr-congestion-control). TCP below us controls congestion; this
+decides how much is asked for, and so how much is queued where TCP waits.
 
     startup ─rate grew < 25 % in 3 rounds─▶ cruise ⇄ probe       (1, where a ping was late)
        ▲                                       │ │ ▲
