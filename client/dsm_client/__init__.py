@@ -53,7 +53,11 @@ def connect(url: str, **options: Any) -> Session:
 
 
 def open(
-    url: str, access: str | Access = "auto", header_bytes: int | None = None, **options: Any
+    url: str,
+    access: str | Access = "auto",
+    header_bytes: int | None = None,
+    at: int | None = None,
+    **options: Any,
 ) -> Any:
     """Open the segment that `url` names (`dsm://host:port/segment`): a `Ring` or a `Region`.
 
@@ -61,15 +65,20 @@ def open(
     take one round trip less than by `connect` and `Session.open`, whose arguments these are.
     """
     node, name = split_url(url)
-    return opened(node, name, Options(**options), access, header_bytes)
+    return opened(node, name, Options(**options), access, header_bytes, at)
 
 
 def opened(
-    url: str, name: str, options: Options, access: str | Access, header_bytes: int | None
+    url: str,
+    name: str,
+    options: Options,
+    access: str | Access,
+    header_bytes: int | None,
+    at: int | None = None,
 ) -> Any:
     """A handle with a session of its own."""
     core, method = SessionCore(url, options), Access.parse(access)
-    source = background().run(core.open_with(name, method, header_bytes))
+    source = background().run(core.open_with(name, method, header_bytes, at))
     handle = _handle(core, name, method, header_bytes, source)
     handle.owns_session = True
     return handle
@@ -95,17 +104,24 @@ class Session:
         return cls(core)
 
     def open(
-        self, name: str, access: str | Access = "auto", header_bytes: int | None = None
+        self,
+        name: str,
+        access: str | Access = "auto",
+        header_bytes: int | None = None,
+        at: int | None = None,
     ) -> Any:
         """Open a segment: a `Ring` or a `Region`, whichever it is.
 
         `access`: `zero_copy`, `copy_once`, `hybrid`, `prefetch` or `auto`, which chooses.
         `header_bytes`: how much of a block `hybrid` fetches at once; not less than the segment's.
+        `at`: where the first read will be, a byte of a region or a block (negative: from the
+        head). That much of it as TCP's first window takes (12 kB) comes with the answer; unless
+        told, a region's beginning, a ring's newest block.
 
         Raises `SegmentNotFound`, `InvalidName`, `NodeUnavailable`.
         """
         method = Access.parse(access)
-        source = background().run(self._core.source(name, method, header_bytes))
+        source = background().run(self._core.source(name, method, header_bytes, at))
         return _handle(self._core, name, method, header_bytes, source)
 
     def list(self, prefix: str = "") -> list[Described]:

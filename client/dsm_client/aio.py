@@ -31,12 +31,16 @@ def connect(url: str, **options: Any) -> Connecting:
 
 
 async def open(
-    url: str, access: str | Access = "auto", header_bytes: int | None = None, **options: Any
+    url: str,
+    access: str | Access = "auto",
+    header_bytes: int | None = None,
+    at: int | None = None,
+    **options: Any,
 ) -> Any:
     """As `dsm_client.open`: the segment that `url` names, with a session of its own."""
     node, name = split_url(url)
     core, method = SessionCore(node, Options(**options)), Access.parse(access)
-    source = await in_loop(core.open_with(name, method, header_bytes))
+    source = await in_loop(core.open_with(name, method, header_bytes, at))
     handle = _handle(core, name, method, header_bytes, source)
     handle._handle.owns_session = True
     return handle
@@ -80,10 +84,14 @@ class Session:
         self._core = core
 
     async def open(
-        self, name: str, access: str | Access = "auto", header_bytes: int | None = None
+        self,
+        name: str,
+        access: str | Access = "auto",
+        header_bytes: int | None = None,
+        at: int | None = None,
     ) -> Any:
         method = Access.parse(access)
-        source = await in_loop(self._core.source(name, method, header_bytes))
+        source = await in_loop(self._core.source(name, method, header_bytes, at))
         return _handle(self._core, name, method, header_bytes, source)
 
     async def list(self, prefix: str = "") -> list[Described]:

@@ -65,6 +65,7 @@ class RegionReplica(Replica):
             self.shadow.advance(position.version, everything)  # empty: of any version
         self._chain_whole = self.shadow.version == self.newest
         self._start(self, self)
+        self.fetcher.ahead_bytes_max = cache.budget_bytes // 2
 
     @property
     def position(self) -> Position:

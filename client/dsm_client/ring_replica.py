@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakSet
 
 from dsm.core.extents import ExtentSet
@@ -74,6 +74,7 @@ class RingReplica(Replica):
         self._assembler = Assembler(info.capacity_bytes)
         self._evicted_to = 0
         self._start(self, self)
+        self.fetcher.ahead_bytes_max = cache.budget_bytes // 2
 
     @property
     def position(self) -> Position:
@@ -301,9 +302,15 @@ class RingReplica(Replica):
         if over > 0:
             blocks = int(over / max(1.0, self._block_bytes)) + 1
             start = self._evicted_to = max(self._evicted_to, self.shadow.tail)
-            self._evicted_to = min(start + blocks, run.first)
+            self._evicted_to = min(start + blocks, run.first, *self._read_next())
             self.shadow.evict(self._evicted_to)
             self.fetcher.dropped(Extent(start, self._evicted_to))
+
+    def _read_next(self) -> Iterator[int]:
+        """Where readers are: what was announced or is awaited from there on stays."""
+        for announcement in self.announcements:
+            yield announcement.seq
+        yield from self.fetcher.awaited_from()
 
     def moved(self, head: int, tail: int) -> None:
         """The origin is there now."""

@@ -106,11 +106,13 @@ class SessionCore:
         self._opened(transport)
 
     async def open_with(
-        self, name: str, access: Access, header_bytes: int | None
+        self, name: str, access: Access, header_bytes: int | None, at: int | None
     ) -> RingSource | RegionSource:
         """Open the session and one segment: hello and description in the same round trip."""
         transport = self._started()
-        described = asyncio.create_task(_describe(transport, name, self._first_bytes(name, access)))
+        described = asyncio.create_task(
+            _describe(transport, name, self._first_bytes(name, access), at)
+        )
         try:
             await transport.greet()
             found = await described
@@ -210,12 +212,12 @@ class SessionCore:
         await transport.control.call_once("Delete", request, segment=name)
 
     async def source(
-        self, name: str, access: Access, header_bytes: int | None
+        self, name: str, access: Access, header_bytes: int | None, at: int | None = None
     ) -> RingSource | RegionSource:
         """Open a segment: mapped if it is here, else a replica."""
         transport = await self.ready()
         first_bytes = 0 if self.is_local else self._first_bytes(name, access)
-        found = await _describe(transport, name, first_bytes)
+        found = await _describe(transport, name, first_bytes, at)
         return self._source(*found, access, header_bytes)
 
     def _first_bytes(self, name: str, access: Access) -> int:
@@ -298,9 +300,11 @@ def split_url(url: str) -> tuple[str, str]:
     return f"dsm://{address}", segment
 
 
-async def _describe(transport: Transport, name: str, first_bytes: int) -> tuple[Described, bytes]:
-    """What a segment is, and the frame of what is probably read first of it."""
-    request = pb.DescribeRequest(segment=validate_name(name), first_bytes=first_bytes)
+async def _describe(
+    transport: Transport, name: str, first_bytes: int, at: int | None = None
+) -> tuple[Described, bytes]:
+    """What a segment is, and the frame of what is read first of it: at `at`, if that is known."""
+    request = pb.DescribeRequest(segment=validate_name(name), first_bytes=first_bytes, first_at=at)
     reply: pb.Segment = await transport.control.call("Describe", request, segment=name)
     return _described(reply), reply.first_frame
 

@@ -119,6 +119,8 @@ class Fetcher:
         self.source = source
         self.segment = segment
         self.epoch = epoch
+        self.ahead_bytes_max = 1 << 62
+        """What may lie ahead of the reader: the shadow must hold it until it is read."""
         self.woken: list[tuple[int, DsmError | None]] = []
         """Tokens of readers that go on, with the error if there was one; the shell empties it."""
         self._requests: dict[int, _Request] = {}
@@ -188,7 +190,8 @@ class Fetcher:
         ahead = limit.stop + park_units
         if park_units > PARKED_REQUESTS:  # one request for several blocks, not one for each
             ahead -= ahead % (park_units // PARKED_REQUESTS)
-        window = max(1, int(AHEAD * self.puller.path.window_bytes(now) / unit))
+        ahead_bytes = min(AHEAD * self.puller.path.window_bytes(now), self.ahead_bytes_max)
+        window = max(1, int(ahead_bytes / unit))
         plan = self.planner.plan(
             now,
             window_units=window,
@@ -291,6 +294,10 @@ class Fetcher:
         """Nobody waited for it when it was requested."""
         request = self._requests.get(id)
         return request is not None and request.urgency is not Urgency.AWAITED
+
+    def awaited_from(self) -> Iterator[int]:
+        """The first unit that each waiting reader waits for."""
+        return (waiter.extents[0].start for waiter in self._waiters.values())
 
     @property
     def is_waiting(self) -> bool:

@@ -240,13 +240,14 @@ def answer(exported: Exported, request: Request, leases: Leases) -> Answer:
             return BytesAnswer(exported, read, leases)
 
 
-def first_frame(exported: Exported, leases: Leases, bytes_max: int) -> bytes:
-    """What is probably read first: the first pages of a region, the newest block of a ring.
+def first_frame(exported: Exported, leases: Leases, bytes_max: int, at: int | None = None) -> bytes:
+    """What is read first: pages of a region from byte `at` on, block `at` of a ring.
 
-    A serialized frame; empty where not even that fits, or it cannot be read just now.
+    Unless told: the first pages, the newest block. A serialized frame; empty where not even that
+    fits, or it cannot be read just now.
     """
     try:
-        read = _first_read(exported, bytes_max)
+        read = _first_read(exported, bytes_max, at)
         if read is None:
             return b""
         request = Request(0, exported.info.name, exported.info.epoch, read)
@@ -261,16 +262,21 @@ def first_frame(exported: Exported, leases: Leases, bytes_max: int) -> bytes:
     return encode_frame(complete(frame, request, exported), frame.pieces)
 
 
-def _first_read(exported: Exported, bytes_max: int) -> Read | None:
+def _first_read(exported: Exported, bytes_max: int, at: int | None) -> Read | None:
     info = exported.info
     if info.kind is Kind.RING:
-        newest = exported.ring.head - 1
-        if newest < exported.ring.tail or exported.ring.descriptor(newest).length > bytes_max:
+        at = -1 if at is None else at
+        seq = at if at >= 0 else exported.ring.head + at
+        if not exported.ring.tail <= seq < exported.ring.head:
             return None
-        return ReadBlocks(newest, newest + 1, Part.WHOLE, info.header_bytes)
-    pages = min(info.pages, bytes_max // (info.page_bytes + PAGE_ROW_BYTES))
-    since = exported.region.version
-    return ReadPages(0, since, need=(Extent(0, pages),)) if pages else None
+        if exported.ring.descriptor(seq).length > bytes_max:
+            return None
+        return ReadBlocks(seq, seq + 1, Part.WHOLE, info.header_bytes)
+    first = (at or 0) // info.page_bytes
+    stop = min(info.pages, first + bytes_max // (info.page_bytes + PAGE_ROW_BYTES))
+    if not 0 <= first < stop:
+        return None
+    return ReadPages(0, exported.region.version, need=(Extent(first, stop),))
 
 
 def complete(frame: Frame, request: Request, exported: Exported) -> pb.FrameHeader:

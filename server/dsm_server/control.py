@@ -100,7 +100,8 @@ class Control(ControlServicer):
         exported = self._exports.get(request.segment)
         described = _describe(exported)
         if bytes_max := min(request.first_bytes, FIRST_BYTES_MAX):
-            described.first_frame = first_frame(exported, self._leases, bytes_max)
+            at = request.first_at if request.HasField("first_at") else None
+            described.first_frame = first_frame(exported, self._leases, bytes_max, at)
         return described
 
     @_mapped_errors

@@ -38,6 +38,29 @@ def test_the_first_pages_come_with_the_description(
         assert session.stats()["round_trips"] == 1
 
 
+@pytest.mark.parametrize(("at", "length"), [(0, 8192), (5 * 4096 + 7, 4096), (8 * 4096 - 1, 1)])
+def test_what_is_read_first_is_told(
+    node: NodeProcess, root: Path, dial: Callable[..., Any], at: int, length: int
+) -> None:
+    with _region(root), create_ring(root, "ring", capacity_bytes=1 << 20) as ring:
+        ring.append_many([b"%d" % n for n in range(9)])
+        session = dial(node)
+        region = session.open("region", at=at)
+        assert bytes(region.read(at, length)) == (PAGE * 8)[at : at + length]
+        handle = session.open("ring", at=-2 if at else 3)
+        assert bytes(handle.read(7 if at else 3).data) == (b"7" if at else b"3")
+        assert session.stats()["requests"] == 0
+
+
+@pytest.mark.parametrize("at", [-1, 8 * 4096, 1 << 60])
+def test_a_wrong_place_is_of_no_consequence(
+    node: NodeProcess, root: Path, dial: Callable[..., Any], at: int
+) -> None:
+    with _region(root):
+        region = dial(node).open("region", at=at)
+        assert bytes(region.read(4096, 4096)) == PAGE
+
+
 def test_the_newest_block_comes_with_the_description(
     node: NodeProcess, root: Path, dial: Callable[..., Any]
 ) -> None:
@@ -74,8 +97,8 @@ def test_a_version_that_went_by_meanwhile_is_not_believed(
     with _region(root) as writer:
         describe = dsm_client.session._describe
 
-        async def outdated(transport: Any, name: str, first_bytes: int) -> Any:
-            _, frame = await describe(transport, name, first_bytes)
+        async def outdated(transport: Any, name: str, first_bytes: int, at: Any) -> Any:
+            _, frame = await describe(transport, name, first_bytes, at)
             with writer.write() as view:
                 view[:4096] = b"\xff" * 4096
             newer, _ = await describe(transport, name, 0)

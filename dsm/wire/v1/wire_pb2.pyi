@@ -510,22 +510,30 @@ class DescribeRequest(_message.Message):
 
     SEGMENT_FIELD_NUMBER: _builtins.int
     FIRST_BYTES_FIELD_NUMBER: _builtins.int
+    FIRST_AT_FIELD_NUMBER: _builtins.int
     segment: _builtins.str
     first_bytes: _builtins.int
-    """Send what is probably read first along, so that open and first read are one round trip: as many
-    of a region's first pages as this many bytes take, or a ring's newest block. 0: nothing.
+    """Send what is read first along, so that open and first read are one round trip: as many of a
+    region's pages as this many bytes take, or one block of a ring. 0: nothing.
+    """
+    first_at: _builtins.int
+    """Where: a byte of the region, or a block, counted from the head if negative. Unless it is given,
+    the region's beginning, or the ring's newest block.
     """
     def __init__(
         self,
         *,
         segment: _builtins.str = ...,
         first_bytes: _builtins.int = ...,
+        first_at: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_at", b"_first_at", "first_at", b"first_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_bytes", b"first_bytes", "segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_at", b"_first_at", "first_at", b"first_at", "first_bytes", b"first_bytes", "segment", b"segment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_at: _TypeAlias = _typing.Literal["first_at"]  # noqa: Y015
+    _WhichOneofArgType__first_at: _TypeAlias = _typing.Literal["_first_at", b"_first_at"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_at) -> _WhichOneofReturnType__first_at | None: ...
 
 Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
 
