@@ -85,10 +85,10 @@ class DsmReader(Reader):
         self._session.close()
         self._cache.cleanup()
 
-    def _open(self, name: str, access: str = "auto") -> Any:
+    def _open(self, name: str, access: str = "auto", at: int | None = None) -> Any:
         key = name, access
         if key not in self._opened:
-            self._opened[key] = self._session.open(name, access=access)
+            self._opened[key] = self._session.open(name, access=access, at=at)
         return self._opened[key]
 
     def _ring(self) -> Any:
@@ -98,11 +98,11 @@ class DsmReader(Reader):
         if name == "blocks":
             header: memoryview = self._ring().read(offset // BLOCK_BYTES).header
             return header
-        view: memoryview = self._open(name).read(offset, length)
+        view: memoryview = self._open(name, at=offset).read(offset, length)
         return view
 
     def sequential(self, name: str, extents: Sequence[Extent]) -> Iterator[Buffer]:
-        region = self._open(name)
+        region = self._open(name, at=extents[0][0])
         if self._best:
             region.hint("sequential")
         for offset, length in extents:
@@ -111,7 +111,7 @@ class DsmReader(Reader):
     def scattered(
         self, name: str, extents: Sequence[Extent], depth: int
     ) -> Iterator[tuple[Buffer, float]]:
-        region = self._open(name)
+        region = self._open(name, at=extents[0][0])
         if self._best:
             region.hint("random")
         if depth > 1 and self._best:
@@ -170,13 +170,13 @@ class OpenReader(DsmReader):
             handle.close()
         self._cache.cleanup()
 
-    def _open(self, name: str, access: str = "auto") -> Any:
+    def _open(self, name: str, access: str = "auto", at: int | None = None) -> Any:
         import dsm_client
 
         key = name, access
         if key not in self._opened:
             url = f"{self._node}/{name}"
-            self._opened[key] = dsm_client.open(url, access, **self._options)
+            self._opened[key] = dsm_client.open(url, access, at=at, **self._options)
         return self._opened[key]
 
 
