@@ -271,13 +271,13 @@ def test_tail_raw_writes_payloads(node: Served, capfdbinary: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("map_local", [True, False])
-def test_what_was_overwritten_is_told_exactly(node: Served, map_local: bool) -> None:
+def test_what_was_overwritten_is_told_exactly(node: Served, cache: Path, map_local: bool) -> None:
     name = f"lapped/{map_local}"
     gaps: list[Gap] = []
     options: Any = {"whole": True, "on_lag": "skip", "on_gap": gaps.append}
     with (
         create_ring(node.root, name, capacity_bytes=4096, slots=8) as writer,
-        connect(node.url, map_local=map_local) as session,
+        connect(node.url, map_local=map_local, cache=str(cache)) as session,
     ):
         append(writer, 0, 8)
         with session.open(name) as ring:
