@@ -5,31 +5,53 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from dsm.core.planner import Hint
 from dsm.errors import EpochGone
-from dsm.model import Position
+from dsm.model import Position, SegmentInfo
 from dsm.segment import Bell, Block, RegionReader, RingReader
 from dsm_client.announcement import Announcement
 from dsm_client.loop import patience_s
 from dsm_client.selection import Selection, Where
 from dsm_client.stats import HandleStats, stats_of_mapped
 
+AnyReader = TypeVar("AnyReader", RingReader, RegionReader)
 
-class MappedRing:
-    """A ring on this host: nothing to fetch."""
+
+class _Mapped(Generic[AnyReader]):
+    """What both kinds have in common: there is nothing to hint at, and nothing to explain."""
 
     is_mapped = True
 
-    def __init__(self, reader: RingReader, header_bytes: int | None) -> None:
-        self.reader = reader
-        self.info = reader.info
-        self.header_bytes = reader.info.header_bytes if header_bytes is None else header_bytes
-        self._bell: Bell | None = None
+    def __init__(self, reader: AnyReader) -> None:
+        self.reader: AnyReader = reader
+        self.info: SegmentInfo = reader.info
 
     @property
     def position(self) -> Position:
         return self.reader.position
+
+    def hint(self, hint: Hint) -> None:
+        pass
+
+    def explain(self) -> str:
+        return f"{self.info.name}: mapped, since the node is on this host; no bytes on the wire"
+
+    def stats(self) -> HandleStats:
+        return stats_of_mapped()
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+class MappedRing(_Mapped[RingReader]):
+    """A ring on this host: nothing to fetch."""
+
+    def __init__(self, reader: RingReader, header_bytes: int | None) -> None:
+        super().__init__(reader)
+        self.header_bytes = reader.info.header_bytes if header_bytes is None else header_bytes
+        self._bell: Bell | None = None
 
     def present(self, seq: int) -> Block | None:
         if seq >= self.reader.head:
@@ -107,33 +129,14 @@ class MappedRing:
     def will_need(self, start: int, stop: int) -> None:
         pass
 
-    def hint(self, hint: Hint) -> None:
-        pass
-
-    def explain(self) -> str:
-        return f"{self.info.name}: mapped, since the node is on this host; no bytes on the wire"
-
-    def stats(self) -> HandleStats:
-        return stats_of_mapped()
-
     def close(self) -> None:
         if self._bell is not None:
             self._bell.close()
-        self.reader.close()
+        super().close()
 
 
-class MappedRegion:
+class MappedRegion(_Mapped[RegionReader]):
     """A region on this host."""
-
-    is_mapped = True
-
-    def __init__(self, reader: RegionReader) -> None:
-        self.reader = reader
-        self.info = reader.info
-
-    @property
-    def position(self) -> Position:
-        return self.reader.position
 
     def present(self, offset: int, length: int) -> memoryview | None:
         return self.reader.read(offset, length)
@@ -151,15 +154,3 @@ class MappedRegion:
 
     def will_need(self, offset: int, length: int) -> None:
         pass
-
-    def hint(self, hint: Hint) -> None:
-        pass
-
-    def explain(self) -> str:
-        return f"{self.info.name}: mapped, since the node is on this host; no bytes on the wire"
-
-    def stats(self) -> HandleStats:
-        return stats_of_mapped()
-
-    def close(self) -> None:
-        self.reader.close()

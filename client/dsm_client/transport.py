@@ -244,8 +244,7 @@ class Transport:
             self._bad_streams += 1
         if self._bad_streams >= BAD_STREAMS_MAX:
             self._bad_streams = 0
-            for owner in list(self.owners):
-                owner.failed(MalformedMessage(self.address, _summary(error)))
+            self._all_failed(MalformedMessage(self.address, _summary(error)))
         self._lane_is_lost(lane)
         self.pump_soon()
 
@@ -261,8 +260,12 @@ class Transport:
             self.address,
             f"not reached, tried for {self.retry_s:g} s; is a node running there?{why}",
         )
+        self._all_failed(away)
+
+    def _all_failed(self, error: DsmError) -> None:
+        """Whoever waits is told."""
         for owner in list(self.owners):
-            owner.failed(away)
+            owner.failed(error)
 
     def _lane_is_lost(self, lane: int) -> None:
         self._open_lanes.discard(lane)
@@ -277,8 +280,7 @@ class Transport:
             raise
         except Exception as error:  # a bug of ours: nobody is to wait for ever because of it
             log.exception("a frame on lane %d", lane)
-            for owner in list(self.owners):
-                owner.failed(DsmError(f"internal error: {error!r}"))
+            self._all_failed(DsmError(f"internal error: {error!r}"))
             raise ConnectionError(f"internal error: {error!r}") from error
 
     def _frame_arrived(self, message: bytes) -> None:
