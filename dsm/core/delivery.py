@@ -81,9 +81,8 @@ class DeliveryMeter:
     ) -> None:
         assert request_id not in self._requests, f"request {request_id} was sent already"
         if not self._requests:
-            self._delivered_at = self._window_sent_at = self._round_at = (
-                now  # what was idle is not slow
-            )
+            # What was idle is not slow.
+            self._delivered_at = self._window_sent_at = self._round_at = now
         self._requests[request_id] = _Request(
             sent_at=now,
             left_bytes=expected_bytes,

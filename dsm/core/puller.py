@@ -313,7 +313,8 @@ class Puller:
             usable = self._usable([DEMAND_LANE])
         elif small and entry.request.urgency is Urgency.AWAITED:
             usable = self._usable([DEMAND_LANE, *bulk])
-            return min(usable or [], key=partial(self._round_trips, entry), default=None)
+            rtt_s = self.path.estimate(self._now).rtt_s
+            return min(usable or [], key=partial(self._round_trips, entry, rtt_s), default=None)
         else:
             usable = self._usable(bulk)
         if usable is None:
@@ -327,12 +328,12 @@ class Puller:
 
         return min(usable, key=done_in, default=None)
 
-    def _round_trips(self, entry: _Entry, lane: int) -> tuple[float, int]:
+    def _round_trips(self, entry: _Entry, rtt_s: float, lane: int) -> tuple[float, int]:
         """Until it is answered, and what is before it.
 
         The demand lane has been idle for the most part, so TCP is in slow start there.
         """
-        rate, rtt_s = self._lanes[lane].rate, self.path.estimate(self._now).rtt_s
+        rate = self._lanes[lane].rate
         window = rate.bytes_per_s * rtt_s
         windows = (rate.in_flight_bytes + entry.bytes_expected) / max(window, FIRST_BYTES)
         slow_start = lane == DEMAND_LANE or window < FIRST_BYTES

@@ -26,7 +26,7 @@ FULL_BYTES = 128 << 10
 themselves: no request needs to be below this for the sake of evenness..."""
 
 MESSAGE_S = 0.001
-"""...unless it takes longer than this at the path's rate: ten times what it costs."""
+"""...unless it takes longer than this at the path's rate: five times what it costs."""
 
 FIRST_BYTES = 14_000
 """The initial window (RFC 6928: ten segments), with room for what frames add."""

@@ -6,7 +6,7 @@ event loop of `dsm_client`, over simulated lanes; and readers on top of it.
                ╰─ woken ┴─ Presence ┴═══════════ frames, over tcp.py ═══════╯
 
 As there: a demand read goes out before the planner is asked; reads that the shadow answers are told
-to the planner 32 at a time; the puller is asked once per turn; a ping a second.
+to the planner 32 at a time; the puller is asked once per turn; pings come as the estimator has it.
 """
 
 from __future__ import annotations
