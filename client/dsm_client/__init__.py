@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dsm.wire  # noqa: F401  loads gRPC the way we want it, before anything else does
 from dsm.errors import DsmError, Overrun
 from dsm.model import Access, Gap, Kind, PathEstimate, SegmentInfo
 from dsm.segment import Block

@@ -391,8 +391,10 @@ class Fetcher:
         return lacking
 
     def _promote(self, left: ExtentSet, header_bytes: int | None) -> None:
-        late = False
+        late, first, last = False, left.first or 0, left.last or 0
         for id, request in self._requests.items():
+            if request.start > last or request.stop <= first:
+                continue
             if request.header_bytes in (header_bytes, None) and _overlap(left, request.extents):
                 self.puller.promote(id)
                 late = late or not (request.park or request.urgency is Urgency.AWAITED)

@@ -104,8 +104,20 @@ def _exists(path: Path) -> SegmentExists:
 def reserve(fd: int, path: Path, offset: int, length: int) -> None:
     """Have the memory of these bytes, or raise `NoSpace`; touching a page of a full tmpfs that
     was not reserved would kill the process with SIGBUS."""
-    try:
+    with _having_space(path, length):
         os.posix_fallocate(fd, offset, length)
+
+
+def write_at(fd: int, path: Path, offset: int, data: memoryview) -> int:
+    """`pwrite(2)`, which takes memory as it needs it; returns how many bytes. Raises `NoSpace`."""
+    with _having_space(path, len(data)):
+        return os.pwrite(fd, data, offset)
+
+
+@contextlib.contextmanager
+def _having_space(path: Path, length: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise

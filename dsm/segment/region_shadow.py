@@ -184,9 +184,8 @@ class RegionShadow(RegionReader):
         span = page_span(info, first, stop)
         start = self._layout.data + self._current * self._layout.buffer_bytes
         self._need_table(self._current)
-        self._memory.need(start + span.start, span.stop - span.start)
         source = memoryview(run.data)[at * info.page_bytes :]
-        ours.data[span] = source[: span.stop - span.start]
+        self._memory.write(start + span.start, source[: span.stop - span.start])
         ours.crcs[first:stop] = crcs[at : at + stop - first]
         ours.filled[first:stop] = b"\1" * (stop - first)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsm.model import Extent
-from dsm.segment.files import reserve
+from dsm.segment.files import reserve, write_at
 from dsm.segment.layout import ALIGN
 from dsm.segment.native import punch_hole
 from dsm.segment.pages import zeros
@@ -33,6 +33,13 @@ class Reservation:
             end = min(extent.stop * self._step_bytes, self._file_bytes)
             reserve(self._fd, self._path, start, end - start)
             self._known[extent.start : extent.stop] = b"\1" * extent.length
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Store `data` at `offset`; raises `NoSpace`. Half of what it costs to reserve memory (the
+        kernel clears it) and touch it (a fault for each page) before it is overwritten."""
+        while data:
+            written = write_at(self._fd, self._path, offset, data)
+            offset, data = offset + written, data[written:]
 
     def give_back(self, extent: Extent) -> int:
         """Punch the whole 4 KiB pages within these bytes of the file; returns how many bytes."""

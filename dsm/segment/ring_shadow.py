@@ -125,14 +125,12 @@ class RingShadow(RingReader):
         bad = bad_blocks(run, rows, self._header_bytes)
         stretches = _between(rows, bad, self._control[TAIL])
         if stretches:
-            self._make_room([*stretches[0], *stretches[-1]])
+            self._make_room([*stretches[0], *stretches[-1]], data=False)
         for good in stretches:
             start, end = good[0][1], good[-1][1] + good[-1][3]
             at = start - rows[0][1]
-            offset = start % self._capacity
-            self._data_out[offset : offset + end - start] = memoryview(run.data)[
-                at : at + end - start
-            ]
+            data = memoryview(run.data)[at : at + end - start]
+            self._memory.write(self._layout.data + start % self._capacity, data)
             self._store_rows(good, run)
             self._map.set(good[0][0], array("I", [WHOLE | (1 + row[3]) for row in good]))
         return bad
@@ -208,8 +206,8 @@ class RingShadow(RingReader):
         self._map.set(row[0], array("I", [WHOLE | (1 + row[3])]))
         return True
 
-    def _make_room(self, rows: Sequence[Fields]) -> None:
-        """Have memory for these blocks and their rows, after dropping what lies there."""
+    def _make_room(self, rows: Sequence[Fields], *, data: bool = True) -> None:
+        """Drop what lies where these blocks go, and have memory for their rows and `data`."""
         self._check_writable()
         start, end = rows[0][1], rows[-1][1] + rows[-1][3]
         self._map.advance(rows[-1][0] + 1, 0)
@@ -219,7 +217,7 @@ class RingShadow(RingReader):
                 f"segment {self.name!r}: readers hold blocks that lie where {rows[0][0]} to "
                 f"{rows[-1][0]} go; let go of them, or take these as private bytes"
             )
-        self._reserve(rows[0][0], rows[-1][0] + 1 - rows[0][0], start, end)
+        self._reserve(rows[0][0], rows[-1][0] + 1 - rows[0][0], start, end if data else start)
         self._map.reached(rows[0][0], rows[-1][0] + 1, end)
 
     def _in_the_way(self, rows: Sequence[Fields]) -> bool:
