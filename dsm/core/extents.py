@@ -43,10 +43,11 @@ class ExtentSet:
             return 0
         first = bisect_left(self._stops, start)  # the first one that reaches as far as `start`
         last = bisect_right(self._starts, stop)  # the first one that begins beyond `stop`
-        before = self._units(first, last)
+        before = 0
         if first < last:
-            start = min(start, self._starts[first])
-            stop = max(stop, self._stops[last - 1])
+            left, right = self._starts[first], self._stops[last - 1]
+            before = right - left - self._gaps(first, last)
+            start, stop = min(start, left), max(stop, right)
         self._starts[first:last] = [start]
         self._stops[first:last] = [stop]
         added = stop - start - before
@@ -58,12 +59,11 @@ class ExtentSet:
         first, last = self._overlapping(start, stop)
         if first >= last:
             return 0
-        before = self._units(first, last)
         left, right = self._starts[first], self._stops[last - 1]
+        removed = min(right, stop) - max(left, start) - self._gaps(first, last)
         remains = [(a, b) for a, b in ((left, start), (stop, right)) if a < b]
         self._starts[first:last] = [a for a, _ in remains]
         self._stops[first:last] = [b for _, b in remains]
-        removed = before - sum(b - a for a, b in remains)
         self._total -= removed
         return removed
 
@@ -136,12 +136,15 @@ class ExtentSet:
 
     def _overlapping(self, start: int, stop: int) -> tuple[int, int]:
         """The slice of extents that share at least one unit with `[start, stop)`."""
-        if start >= stop:
+        if start >= stop or not self._starts:
             return 0, 0
         return bisect_right(self._stops, start), bisect_left(self._starts, stop)
 
-    def _units(self, first: int, last: int) -> int:
-        return sum(self._stops[first:last]) - sum(self._starts[first:last])
+    def _gaps(self, first: int, last: int) -> int:
+        """Units between these extents."""
+        if last - first == 1:
+            return 0
+        return sum(self._starts[first + 1 : last]) - sum(self._stops[first : last - 1])
 
 
 def merge(extents: Iterable[tuple[int, int]], extents_max: int) -> tuple[Extent, ...]:
