@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from dsm_server.node import Node
 
 from dsm.errors import UsageError
@@ -17,9 +18,15 @@ from tests.certificates import Authority, tls
 
 
 def _encrypted(key: Path) -> Path:
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
     locked = key.with_name("locked.pem")
-    command = ["openssl", "pkcs8", "-topk8", "-in", str(key), "-out", str(locked)]
-    subprocess.run([*command, "-passout", "pass:secret"], check=True)
+    locked.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
     return locked
 
 
