@@ -4,7 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-# What gRPC says of itself (when it is imported, it looks here): one line on stderr for each
-# handshake that fails, a hundred a second where a client has the wrong idea of a node. Our errors
-# have the same words.
+# gRPC, which looks at this when it is imported, writes a line to stderr for each handshake that
+# fails: a hundred a second where a client takes a node for one without TLS. Our errors say it too.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

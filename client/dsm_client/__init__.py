@@ -51,7 +51,8 @@ def connect(url: str, **options: Any) -> Session:
     `insecure`; `lanes`, `retry_s`, `cache` (directory of the shadows), `budget_bytes` (for all of
     them), `compress`.
 
-    Raises `NodeUnavailable` after `retry_s`, `ProtocolMismatch`, `UsageError`.
+    Raises `NodeUnavailable` after `retry_s` (at once where TLS is refused), `ProtocolMismatch`,
+    `UsageError`.
     """
     return Session.connected(url, Options(**options))
 
