@@ -7,10 +7,14 @@ for the node of the test, `/dev/shm/dsm` for its directory.
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
+from dsm_client import connect
+from dsm_server import Node
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 SKIPPED = "# not run"
@@ -53,6 +57,20 @@ def test_readme_runs(
     for value in reversed(list(namespace.values())):
         if type(value).__name__ in ("Session", "Node"):
             value.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_certificate_is_one(root: Path, cache: Path, tmp_path: Path) -> None:
+    """Made as shown, but for this host."""
+    shown = re.findall(r"^openssl (?:.*\\\n)*.*\n", README.read_text(), re.MULTILINE)
+    script = "".join(shown).replace("10.0.0.7", "127.0.0.1")
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True, capture_output=True)
+    files = {"tls_cert": tmp_path / "node.pem", "tls_key": tmp_path / "node.key"}
+    with Node("127.0.0.1:0", root, **files) as node:
+        options = {"ca": tmp_path / "ca.pem", "map_local": False, "cache": str(cache)}
+        with connect(f"dsm://{node.address}", **options) as session:
+            assert session.list() == []
+    assert len(shown) == 2
 
 
 def test_blocks_are_found() -> None:

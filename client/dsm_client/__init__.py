@@ -44,11 +44,16 @@ __all__ = [
 def connect(url: str, **options: Any) -> Session:
     """Connect to the node at `url` (`dsm://host:port`).
 
-    Options (`Options`): `map_local=False` never maps, even on the node's own host;
-    `insecure=True` allows plaintext beyond loopback; `lanes`, `retry_s`, `cache` (directory of the
-    shadows), `budget_bytes` (for all of them), `compress`.
+    On loopback it is plaintext; beyond, TLS, and the node's certificate must verify by gRPC's root
+    CAs. `ca=FILE` (PEM) verifies by the CAs in that file, `tls=True` by gRPC's, both on loopback
+    too; `insecure=True` is plaintext everywhere.
 
-    Raises `NodeUnavailable` after `retry_s`, `ProtocolMismatch`, `UsageError`.
+    Options (`Options`): `map_local=False` never maps, even on the node's own host; `ca`, `tls`,
+    `insecure`; `lanes`, `retry_s`, `cache` (directory of the shadows), `budget_bytes` (for all of
+    them), `compress`.
+
+    Raises `NodeUnavailable` after `retry_s` (at once where TLS is refused), `ProtocolMismatch`,
+    `UsageError`.
     """
     return Session.connected(url, Options(**options))
 

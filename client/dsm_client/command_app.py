@@ -39,7 +39,14 @@ AccessOption = Annotated[
 NoMap = Annotated[
     bool, typer.Option("--no-map", help="Go through the network, even on the node's own host.")
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plaintext beyond this host.")]
+Ca = Annotated[
+    str,
+    typer.Option(
+        "--ca", metavar="FILE", envvar="DSM_CA", help="TLS; verify by the CA in this PEM file."
+    ),
+]
+Tls = Annotated[bool, typer.Option("--tls", help="TLS on this host too, with public CAs.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Plaintext, beyond this host too.")]
 Wait = Annotated[
     float, typer.Option("--wait", metavar="S", min=0, help="Seconds to try a node that is away.")
 ]
@@ -92,6 +99,8 @@ def ls(
     prefix: Annotated[
         str, typer.Argument(metavar="PREFIX", help="Only names that begin with this.")
     ] = "",
+    ca: Ca = "",
+    tls: Tls = False,
     insecure: Insecure = False,
     wait: Wait = QUERY_WAIT_S,
     output: OutputOption = "text",
@@ -107,7 +116,7 @@ def ls(
     from dsm_client.command_show import list_segments
 
     address, named = parse_url(url)
-    reach = Reach(address, insecure, True, wait)
+    reach = Reach(address, True, wait, ca, tls, insecure)
     list_segments(reach, named + prefix, json=output == "json")
 
 
@@ -115,6 +124,8 @@ def ls(
 def stat(
     url: Url,
     segment: SegmentName = None,
+    ca: Ca = "",
+    tls: Tls = False,
     insecure: Insecure = False,
     wait: Wait = QUERY_WAIT_S,
     output: OutputOption = "text",
@@ -129,7 +140,7 @@ def stat(
     from dsm_client.command_show import show_segment
 
     address, name = split_target(url, segment)
-    show_segment(Reach(address, insecure, True, wait), name, json=output == "json")
+    show_segment(Reach(address, True, wait, ca, tls, insecure), name, json=output == "json")
 
 
 @app.command()
@@ -141,6 +152,8 @@ def ping(
         str,
         typer.Option(metavar="BYTES", help="Move at most so much for the rate: 64M; 0 is nothing."),
     ] = "64M",
+    ca: Ca = "",
+    tls: Tls = False,
     insecure: Insecure = False,
     wait: Wait = QUERY_WAIT_S,
     output: OutputOption = "text",
@@ -159,7 +172,7 @@ def ping(
     from dsm_client.command_reach import Reach
 
     address, named = parse_url(url)
-    reach = Reach(address, insecure, False, wait)
+    reach = Reach(address, False, wait, ca, tls, insecure)
     name, bytes_max = segment or named, _bytes(move)
     ping(reach, name, count=count, bytes_max=bytes_max, json=output == "json")
 
@@ -184,6 +197,8 @@ def pull(
     ] = "skip",
     access: AccessOption = Access.AUTO,
     no_map: NoMap = False,
+    ca: Ca = "",
+    tls: Tls = False,
     insecure: Insecure = False,
     wait: Wait = STREAM_WAIT_S,
     output: OutputOption = "text",
@@ -204,7 +219,7 @@ def pull(
 
     address, name = split_target(url, None)
     wish = Wish(access.value, payloads, last, on_lag)
-    reach = Reach(address, insecure, not no_map, wait)
+    reach = Reach(address, not no_map, wait, ca, tls, insecure)
     pull(reach, name, file, wish, json=output == "json")
 
 
@@ -224,6 +239,8 @@ def tail(
     ] = "skip",
     access: AccessOption = Access.AUTO,
     no_map: NoMap = False,
+    ca: Ca = "",
+    tls: Tls = False,
     insecure: Insecure = False,
     wait: Wait = STREAM_WAIT_S,
     output: OutputOption = "text",
@@ -242,7 +259,7 @@ def tail(
 
     address, name = split_target(url, None)
     form = Form(json=output == "json", raw=raw)
-    reach = Reach(address, insecure, not no_map, wait)
+    reach = Reach(address, not no_map, wait, ca, tls, insecure)
     tail(reach, name, access.value, form, last=last, follow=follow, on_lag=on_lag)
 
 
@@ -252,6 +269,8 @@ def explain(
     segment: SegmentName = None,
     access: AccessOption = Access.AUTO,
     no_map: NoMap = False,
+    ca: Ca = "",
+    tls: Tls = False,
     insecure: Insecure = False,
     wait: Wait = QUERY_WAIT_S,
     output: OutputOption = "text",
@@ -266,7 +285,7 @@ def explain(
     from dsm_client.command_show import explain
 
     address, name = split_target(url, segment)
-    reach = Reach(address, insecure, not no_map, wait)
+    reach = Reach(address, not no_map, wait, ca, tls, insecure)
     explain(reach, name, access.value, json=output == "json")
 
 

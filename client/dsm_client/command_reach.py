@@ -32,9 +32,11 @@ class Reach:
     """Which node, and how."""
 
     address: str
-    insecure: bool = False
     map_local: bool = True
     wait_s: float = 5.0
+    ca: str = ""
+    tls: bool = False
+    insecure: bool = False
 
     @contextmanager
     def session(self, cache: Path | None = None, **options: Any) -> Iterator[Session]:
@@ -48,6 +50,8 @@ class Reach:
             try:
                 session = connect(
                     f"dsm://{self.address}",
+                    ca=self.ca,
+                    tls=self.tls,
                     insecure=self.insecure,
                     retry_s=self.wait_s,
                     cache=str(root),

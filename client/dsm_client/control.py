@@ -25,6 +25,7 @@ from dsm.wire.status import RETRYABLE, error_from_rpc
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm.wire.v1.wire_pb2_grpc import ControlStub
 from dsm_client.lane import BACKOFF_S, BACKOFF_S_MAX, new_channel
+from dsm_client.security import Security, refusal
 
 T = TypeVar("T")
 
@@ -41,15 +42,16 @@ CALL_S_LEAST = 1.0
 class Control:
     """One channel, and what the node said of itself."""
 
-    def __init__(self, address: str, retry_s: float) -> None:
+    def __init__(self, address: str, security: Security, retry_s: float) -> None:
         self.address = address
+        self.security = security
         self.retry_s = retry_s
         self.limits = Limits()
         self.node_id = ""
         self.release = ""
         self.congestion = ""
         self.proof: Proof | None = None
-        self._channel = new_channel(address, self.limits)
+        self._channel = new_channel(address, security, self.limits)
         self.stub: Any = ControlStub(self._channel)
         self._calls = 0
 
@@ -84,9 +86,7 @@ class Control:
 
     async def _retried(self, once: Callable[[], Awaitable[T]], segment: str | None = None) -> T:
         retrying = AsyncRetrying(
-            retry=retry_if_exception(
-                lambda e: isinstance(e, aio.AioRpcError) and e.code() in RETRYABLE
-            ),
+            retry=retry_if_exception(_may_pass),
             wait=wait_random_exponential(multiplier=BACKOFF_S, max=BACKOFF_S_MAX),
             stop=stop_after_delay(self.retry_s),
             reraise=True,
@@ -102,9 +102,7 @@ class Control:
     def _mapped(self, error: aio.AioRpcError, segment: str | None) -> DsmError:
         details = error.details() or ""
         if error.code() is grpc.StatusCode.UNAVAILABLE and GOING_AWAY not in details:
-            details = (
-                f"not reached, tried for {self.retry_s:g} s; is a node running there? ({details})"
-            )
+            details = self.security.not_reached(details, self.retry_s)
         return error_from_rpc(error.code(), details, address=self.address, segment=segment)
 
     async def hello(self) -> None:
@@ -138,3 +136,12 @@ class Control:
         except aio.AioRpcError as error:
             raise self._mapped(error, None) from None
         return time.monotonic() - started, reply.node_ns
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the next attempt may do better."""
+    return (
+        isinstance(error, aio.AioRpcError)
+        and error.code() in RETRYABLE
+        and not refusal(error.details() or "")
+    )

@@ -22,6 +22,7 @@ from dsm.core.reads import Request
 from dsm.wire.convert import request_to_pb
 from dsm.wire.protocol import BULK_LANE, LANE, MESSAGE_OVERHEAD_BYTES, PULL, Limits
 from dsm.wire.v1 import wire_pb2 as pb
+from dsm_client.security import Security
 
 BACKOFF_S = 0.05
 BACKOFF_S_MAX = 2.0
@@ -47,12 +48,12 @@ class LaneOwner(Protocol):
     def frame_arrived(self, lane: int, message: bytes) -> None: ...
 
 
-def new_channel(address: str, limits: Limits) -> aio.Channel:
+def new_channel(address: str, security: Security, limits: Limits) -> aio.Channel:
     """A channel with a TCP connection of its own."""
     size = limits.frame_bytes_max + MESSAGE_OVERHEAD_BYTES
-    return aio.insecure_channel(
+    return security.channel(
         address,
-        options=[
+        [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", size),
             ("grpc.max_send_message_length", size),
@@ -69,11 +70,19 @@ class Lane:
     """Keeps one Pull stream open, and what is to be sent on it in order."""
 
     def __init__(
-        self, number: int, owner: LaneOwner, address: str, *, lz4: bool, retry_s: float
+        self,
+        number: int,
+        owner: LaneOwner,
+        address: str,
+        security: Security,
+        *,
+        lz4: bool,
+        retry_s: float,
     ) -> None:
         self.number = number
         self._owner = owner
         self._address = address
+        self._security = security
         self._lz4 = lz4
         # Who waits for `retry_s` gets several attempts, also where it is short.
         self._backoff_s_max = min(BACKOFF_S_MAX, retry_s / 4)
@@ -139,7 +148,7 @@ class Lane:
         """
         if self._closed:
             return
-        channel = new_channel(self._address, Limits())
+        channel = new_channel(self._address, self._security, Limits())
         self._connected_at = None
         try:
             metadata = () if self.number == DEMAND_LANE else ((LANE, BULK_LANE),)

@@ -18,7 +18,7 @@ from dsm.errors import Closed, SegmentNotFound, UsageError
 from dsm.locality import Proof, is_local
 from dsm.model import Access, Kind, PathEstimate, Position, SegmentInfo, validate_name
 from dsm.segment import RingReader, open_segment
-from dsm.wire.address import is_loopback, parse_url, split_host_port
+from dsm.wire.address import parse_url, split_host_port
 from dsm.wire.convert import position_from_pb, segment_from_pb, segment_to_pb
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.cache import BUDGET_BYTES, ShadowCache, default_root
@@ -27,6 +27,7 @@ from dsm_client.mapped import MappedRegion, MappedRing
 from dsm_client.region_replica import RegionReplica
 from dsm_client.remote import RemoteRegion, RemoteRing
 from dsm_client.ring_replica import RingReplica
+from dsm_client.security import Security
 from dsm_client.sources import RegionSource, RingSource
 from dsm_client.transport import Transport
 
@@ -43,6 +44,8 @@ class Options:
 
     map_local: bool = True
     insecure: bool = False
+    ca: str | Path = ""
+    tls: bool = False
     lanes: int = LANES_MAX
     """The most connections for bulk; as many are opened as the path takes."""
     retry_s: float = RETRY_S
@@ -69,11 +72,9 @@ class SessionCore:
         if segment:
             raise UsageError(f"url {url!r} names a segment; give it to open(), as {segment!r}")
         host, _ = split_host_port(self.address)
-        if not options.insecure and not is_loopback(host):
-            raise UsageError(
-                f"connecting to {self.address} would be in plaintext beyond this host; "
-                "say insecure=True (--insecure) if the network is trusted"
-            )
+        self._security = Security.of(
+            host, ca=options.ca, tls=options.tls, insecure=options.insecure
+        )
         if options.lanes < 1:
             raise UsageError(f"lanes={options.lanes}: at least one is needed")
         self.options = options
@@ -127,7 +128,11 @@ class SessionCore:
     def _started(self) -> Transport:
         options = self.options
         transport = Transport(
-            self.address, lanes=options.lanes, retry_s=options.retry_s, lz4=options.compress
+            self.address,
+            self._security,
+            lanes=options.lanes,
+            retry_s=options.retry_s,
+            lz4=options.compress,
         )
         transport.start()
         return transport

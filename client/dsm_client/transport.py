@@ -30,6 +30,7 @@ from dsm_client.control import Control
 from dsm_client.direct import DirectRead
 from dsm_client.events import Events
 from dsm_client.lane import Lane, end
+from dsm_client.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,11 @@ class TransportCounts:
 class Transport:
     """One session's connections to one node."""
 
-    def __init__(self, address: str, *, lanes: int, retry_s: float, lz4: bool) -> None:
+    def __init__(
+        self, address: str, security: Security, *, lanes: int, retry_s: float, lz4: bool
+    ) -> None:
         self.address = address
+        self.security = security
         self.retry_s = retry_s
         self.events = Events()
         self.path = PathEstimator()
@@ -101,7 +105,7 @@ class Transport:
 
     def start(self) -> None:
         """Control channel and lanes connect at the same time, so that reads wait for neither."""
-        self._control = Control(self.address, self.retry_s)
+        self._control = Control(self.address, self.security, self.retry_s)
         self._open_lane(DEMAND_LANE)
         self._adjust_lanes()
         self._tasks = [asyncio.create_task(self.events.run(self._control), name="dsm-watch")]
@@ -121,7 +125,9 @@ class Transport:
         return self._control
 
     def _open_lane(self, number: int) -> None:
-        self._lanes[number] = Lane(number, self, self.address, lz4=self._lz4, retry_s=self.retry_s)
+        self._lanes[number] = Lane(
+            number, self, self.address, self.security, lz4=self._lz4, retry_s=self.retry_s
+        )
 
     def _adjust_lanes(self) -> None:
         """Have as many bulk lanes as the path takes now."""
@@ -255,12 +261,9 @@ class Transport:
 
     def _give_up(self) -> None:
         self._giving_up = None
-        why = f" ({_summary(self._last_error)})" if self._last_error else ""
-        away = NodeUnavailable(
-            self.address,
-            f"not reached, tried for {self.retry_s:g} s; is a node running there?{why}",
-        )
-        self._all_failed(away)
+        why = _summary(self._last_error) if self._last_error else ""
+        away = self.security.not_reached(why, self.retry_s)
+        self._all_failed(NodeUnavailable(self.address, away))
 
     def _all_failed(self, error: DsmError) -> None:
         """Whoever waits is told."""

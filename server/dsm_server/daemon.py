@@ -21,6 +21,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--insecure", action="store_true", help="allow plaintext beyond this host's loopback"
     )
+    parser.add_argument("--tls-cert", metavar="FILE", default="", help="certificate (PEM): TLS")
+    parser.add_argument("--tls-key", metavar="FILE", default="", help="its key (PEM)")
     parser.add_argument("--version", action="version", version=f"dsm-node {dsm.__version__}")
     return parser.parse_args()
 
@@ -32,7 +34,13 @@ def main() -> int:
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before there are threads to inherit it
     try:
-        node = Node(arguments.listen, arguments.root, insecure=arguments.insecure)
+        node = Node(
+            arguments.listen,
+            arguments.root,
+            insecure=arguments.insecure,
+            tls_cert=arguments.tls_cert,
+            tls_key=arguments.tls_key,
+        )
     except (DsmError, OSError) as error:
         print(f"dsm-node: {error}", file=sys.stderr)
         return 2

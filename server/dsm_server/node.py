@@ -33,6 +33,7 @@ from dsm.wire.address import is_loopback, join_host_port, split_host_port
 from dsm.wire.protocol import BULK_LANE, DATA_SERVICE, LANE, MESSAGE_OVERHEAD_BYTES, Limits
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm.wire.v1.wire_pb2_grpc import add_ControlServicer_to_server
+from dsm_server.certificate import Certificate
 from dsm_server.compression import Compressor
 from dsm_server.congestion import Congestion
 from dsm_server.control import Control
@@ -54,10 +55,12 @@ START_S = 10.0
 class Node:
     """Exports the segments under `root` at `listen` ("host:port"; port 0: any free one).
 
-    A context manager. `address` is where it listens. Plaintext beyond loopback needs
-    `insecure=True`: segments are then readable by whoever reaches the port.
+    A context manager. `address` is where it listens. With `tls_cert` and `tls_key` (PEM files; the
+    certificate may be followed by its chain) the port is TLS, and they are read again when they
+    were renewed. Plaintext beyond loopback needs `insecure=True`. Either way segments are readable
+    by whoever reaches the port.
 
-    Raises `UsageError` for an address that is not allowed or taken.
+    Raises `UsageError` for an address that is not allowed or taken, and for unusable files.
     """
 
     def __init__(
@@ -66,14 +69,23 @@ class Node:
         root: str | Path = ROOT,
         *,
         insecure: bool = False,
+        tls_cert: str | Path = "",
+        tls_key: str | Path = "",
         staging_bytes: int = STAGING_BYTES,
         limits: Limits | None = None,
     ) -> None:
         host, _ = split_host_port(listen)
-        if not insecure and not is_loopback(host):
+        self._certificate = _certificate(tls_cert, tls_key)
+        if self._certificate and insecure:
+            raise UsageError(
+                "insecure=True (--insecure) means plaintext; "
+                "leave it out, or tls_cert (--tls-cert) and tls_key (--tls-key)"
+            )
+        if not (self._certificate or insecure or is_loopback(host)):
             raise UsageError(
                 f"listening at {listen} would send segments in plaintext beyond this host; "
-                "say insecure=True (--insecure) if the network is trusted"
+                "give tls_cert and tls_key (--tls-cert, --tls-key), "
+                "or say insecure=True (--insecure) if the network is trusted"
             )
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -197,7 +209,10 @@ class Node:
     def _bind(self, server: aio.Server) -> str:
         host, _ = split_host_port(self._listen)
         try:
-            port = server.add_insecure_port(self._listen)
+            if self._certificate is None:
+                port = server.add_insecure_port(self._listen)
+            else:
+                port = server.add_secure_port(self._listen, self._certificate.credentials())
         except RuntimeError as error:
             raise UsageError(
                 f"cannot listen at {self._listen}; is another node running there? ({error})"
@@ -241,6 +256,16 @@ class Node:
         reflection.enable_server_reflection(
             (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
+
+
+def _certificate(cert: str | Path, key: str | Path) -> Certificate | None:
+    if bool(cert) != bool(key):
+        given, lacking = ("cert", "key") if cert else ("key", "cert")
+        raise UsageError(
+            f"tls_{given} (--tls-{given}) needs tls_{lacking} (--tls-{lacking}) beside it: "
+            "a certificate and its key, as PEM files"
+        )
+    return Certificate(Path(cert), Path(key)) if cert else None
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

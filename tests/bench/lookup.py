@@ -12,6 +12,8 @@ from .workloads import BY_NAME
 OURS_COLD = ("dsm-open", "dsm")
 """What a cold line is of: the first that was measured."""
 
+OVER_TLS = ("dsm-tls",)
+
 
 @dataclass(frozen=True)
 class Line:
@@ -53,9 +55,11 @@ class Found:
         found = figures(BY_NAME[workload], runs) if runs else None
         return found if found and found["median"] is not None else None
 
-    def ours_cold(self, outcome: Outcome | None, workload: str) -> dict[str, Any] | None:
+    def ours_cold(
+        self, outcome: Outcome | None, workload: str, peers: tuple[str, ...] = OURS_COLD
+    ) -> dict[str, Any] | None:
         """Of the shortest way to one segment, or that of a session."""
-        measured = (self.ours(outcome, workload, peer) for peer in OURS_COLD)
+        measured = (self.ours(outcome, workload, peer) for peer in peers)
         return next((each for each in measured if each is not None), None)
 
 

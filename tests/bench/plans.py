@@ -38,7 +38,7 @@ PEERS_MANY = (
     *("dsm", "dsm-hints", "flight", "http-readahead", "http-ranges"),
     *("redis", "redis-pipelined", "nats", "zenoh"),
 )
-PEERS_ALL = tuple(name for name in PEERS if name != "dsm-refused")
+PEERS_ALL = tuple(name for name in PEERS if name not in ("dsm-refused", "dsm-tls"))
 PEERS_QUICK = ("dsm", "dsm-hints", "flight", "http-readahead", "redis-pipelined")
 SINGLE = ("flight", "http-readahead", "http-ranges", "redis", "zenoh")
 
@@ -119,7 +119,7 @@ TABLE = (
     _loss_based("transpacific", 320.0),
     _reads(READS, ("dsm",), 330.0),
     _reads(("headers",), ("dsm", "dsm-hints", "flight"), 80.0),
-    _reads(("first-cold", "object-cold"), ("dsm", "dsm-open", *SINGLE), 160.0),
+    _reads(("first-cold", "object-cold"), ("dsm", "dsm-open", "dsm-tls", *SINGLE), 180.0),
     Choice(
         Setting("transatlantic", "bbr", overrides=(("loss", 0.0),)),
         ("tail-10", "tail-100", "tail-1000"),

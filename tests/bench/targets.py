@@ -27,11 +27,10 @@ from .figures import (
     p99,
     shares_of_iperf3,
 )
-from .lookup import Found, Line, goodput_bps, in_rtts, mbps, rounds, rtt_ms
+from .lookup import OURS_COLD, OVER_TLS, Found, Line, goodput_bps, in_rtts, mbps, rounds, rtt_ms
 from .trial import TARGET_RTTS, TARGET_S
 from .workloads import BY_NAME
 
-NO_TLS = "not measured: there is no TLS"
 BULK = BY_NAME["bulk"]
 OF_IPERF3 = ("metro", "continental", "transatlantic", "transpacific", "geo")
 LEO = "leo"
@@ -123,13 +122,15 @@ def _refused(found: Found, profile: str, outcome: Outcome) -> Line:
 
 
 def _first(found: Found) -> Iterator[Line]:
-    yield Line("first access, cold session, 1 KiB, TLS", "<= 4 RTT", NO_TLS)
-    for workload, name, target, rtts, extra_ms in (
-        ("first-cold", "first access, cold session, 1 KiB", "<= 3 RTT", 3, 0),
-        ("first-warm", "first access, warm session, 1 KiB", "<= 1 RTT + 3 ms", 1, 3),
+    cold = "first access, cold session, 1 KiB"
+    warm = "first access, warm session, 1 KiB"
+    for workload, peers, name, target, rtts, extra_ms in (
+        ("first-cold", OVER_TLS, f"{cold}, TLS", "<= 4 RTT", 4, 0),
+        ("first-cold", OURS_COLD, cold, "<= 3 RTT", 3, 0),
+        ("first-warm", OURS_COLD, warm, "<= 1 RTT + 3 ms", 1, 3),
     ):
         outcome = found.link(LATENCY_ON, "bbr", workload)
-        ours = found.ours_cold(outcome, workload)
+        ours = found.ours_cold(outcome, workload, peers)
         if outcome is None or ours is None:
             yield Line(name, target)
             continue

@@ -300,6 +300,16 @@ def test_every_line_is_there_and_says_if_it_was_not_measured(outcome):
     assert lines["256 MB, 64 KiB reads, warm: geo"].met is None
 
 
+def test_a_first_access_is_judged_with_tls_and_without():
+    found = Outcome(Setting("transatlantic", "bbr"), link=LINK)
+    found.runs["first-cold"] = {"dsm-open": [a_run(0.35)], "dsm-tls": [a_run(0.39)]}
+    lines = {line.name: line for line in targets.lines([found.plain()])}
+    name = "first access, cold session, 1 KiB"
+    assert (lines[name].measured, lines[name].met) == ("3.50 RTT (350.0 ms, 1 rounds)", False)
+    tls = lines[f"{name}, TLS"]
+    assert (tls.measured, tls.met) == ("3.90 RTT (390.0 ms, 1 rounds)", True)
+
+
 @pytest.mark.parametrize(("recovered", "met"), [((0.4, 0.5, None), True), ((None,) * 3, False)])
 def test_a_line_takes_the_middle_of_those_that_recovered_or_did_not(recovered, met):
     overrides = (("rate_bps", targets.CHANGES_RATE_BPS),)

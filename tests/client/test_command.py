@@ -316,7 +316,7 @@ USAGE = [
     ["tail", "{}/empty", "--raw", "-o", "json"],
     ["tail", "{}/empty", "--access", "magic"],
     ["ping", "{}", "--move", "lots"],
-    ["ls", "elsewhere:7400"],
+    ["ls", "{}", "--insecure", "--tls"],
 ]
 FAILURES = [
     ["stat", "{}/nothing"],

@@ -117,8 +117,6 @@ def test_through_the_client(shared_node: NodeProcess, dial: Dial, names: tuple[s
         session.open(names[0], access="best")
     with pytest.raises(UsageError, match="scheme"):
         dial("http://localhost:1")
-    with pytest.raises(UsageError, match="insecure"):
-        dial("dsm://example.org:7400")
 
 
 def test_an_epoch_that_is_over(shared_node: NodeProcess, dial: Dial, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import tempfile
 import time
@@ -33,15 +34,23 @@ REFUSED = f"{__package__}.node_refused"
 
 @serves(name="node", produce=produce)
 def node(running: Running) -> Iterator[None]:
-    yield from _node(running, DAEMON)
+    yield from _node(running, DAEMON, "--insecure")
 
 
 @serves(name="node-refused")
 def node_refused(running: Running) -> Iterator[None]:
-    yield from _node(running, REFUSED)
+    yield from _node(running, REFUSED, "--insecure")
 
 
-def _node(running: Running, module: str) -> Iterator[None]:
+@serves(name="node-tls")
+def node_tls(running: Running) -> Iterator[None]:
+    from ...certificates import Authority, tls
+
+    files = Authority(running.folder).issue(running.host.ipv4)
+    yield from _node(running, DAEMON, *tls(files))
+
+
+def _node(running: Running, module: str, *options: str) -> Iterator[None]:
     from dsm.segment import create_region, create_ring
 
     root = running.folder / "root"
@@ -61,7 +70,7 @@ def _node(running: Running, module: str) -> Iterator[None]:
         for seq in range(data.sizes.blocks):
             ring.append(blocks[seq * BLOCK_BYTES : (seq + 1) * BLOCK_BYTES])
     create_ring(root, "live", capacity_bytes=LIVE_BYTES, header_bytes=16).close()
-    command = [sys.executable, "-m", module, "--insecure", "--root", str(root)]
+    command = [sys.executable, "-m", module, *options, "--root", str(root)]
     with running.program([*command, "--listen", f"{running.host.ipv4}:{running.port}"]):
         yield
 
@@ -180,6 +189,15 @@ class OpenReader(DsmReader):
         return self._opened[key]
 
 
+class TlsReader(OpenReader):
+    """The same, and the node has a certificate."""
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        ca = Path(os.environ["BENCH_SERVER_FOLDER"]) / "ca.pem"
+        return {"map_local": False, "ca": ca, "cache": self._cache.name}
+
+
 ARRAY = frozenset({"sequential", "random", "strided", "first", "cold", "demand", "seek"})
 KINDS = ARRAY | {"headers", "payloads", "tail"}
 
@@ -205,5 +223,15 @@ register(
         OpenReader,
         frozenset({"cold"}),
         ("dsm_client",),
+    )
+)
+register(
+    Peer(
+        "dsm-tls",
+        "node-tls",
+        "this project, one segment opened by its address, over TLS",
+        TlsReader,
+        frozenset({"cold"}),
+        ("dsm_client", "trustme"),
     )
 )

@@ -29,6 +29,7 @@ START_S = 20.0
 PORTS = {
     "node": 7400,
     "node-refused": 7401,
+    "node-tls": 7402,
     "nginx": 8080,
     "redis": 6379,
     "nats": 4222,
