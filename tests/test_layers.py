@@ -35,12 +35,10 @@ MAY_IMPORT = {
     "dsm.codec": {"dsm", "lz4", "numcodecs", "blosc2", "numpy"},
     "dsm.segment": {"dsm", "crc32c", "numpy"},
     "dsm_client": {
-        "dsm", "dsm_client", "grpc", "tenacity", "uvloop", "numpy", "typer", "rich", "psutil",
-        "pyroaring", "crc32c",
+        "dsm", "dsm_client", "grpc", "tenacity", "uvloop", "numpy", "typer", "rich", "crc32c",
     },
     "dsm_server": {
         "dsm", "dsm_server", "grpc", "grpc_health", "grpc_reflection", "google", "uvloop", "numpy",
-        "psutil",
     },
     "dsm_netem": {"dsm_netem", "pyroute2", "numpy", "psutil", "pytest", "typer", "rich", "uvloop"},
 }  # fmt: skip
