@@ -168,6 +168,7 @@ class Fetcher:
         """A reader read this; feeds the planner."""
         self.used(start, stop)
         self.planner.accessed(start, stop, now)
+        self.puller.hold(self.owner, held=self.planner.is_elsewhere)
 
     def used(self, start: int, stop: int) -> None:
         """Read as one of a list, which says nothing of what is read next: what had been read ahead
@@ -277,6 +278,7 @@ class Fetcher:
         Returns what was wanted of it, which somebody said will be read.
         """
         wanted: list[Extent] = []
+        self.puller.hold(self.owner, held=False)
         for id, request in list(self._requests.items()):
             if request.urgency is Urgency.WANTED:
                 wanted += request.left

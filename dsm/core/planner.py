@@ -17,9 +17,10 @@ a twentieth of what is read and half of what was read out of prefetch, and pays 
 fetched in vain. Without credit only long runs are followed. So reads at random cost at the most
 about a twentieth more than they ask for, however much they look like streams now and then.
 
-A seek shows when reads go elsewhere: after `PATIENCE` of them for each other stream, what
-was ahead of the deserted one is stale. If it is come back to, patience doubles: this reader
-takes turns.
+A seek shows when reads go elsewhere. From the first of them on, what was not sent is held back
+(`is_elsewhere`), unless the reader is known to come back; after `PATIENCE` of them for each other
+stream, what was ahead of the deserted one is stale. If it is come back to, patience doubles: this
+reader takes turns.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ class PrefetchPlanner:
         self._credit = 0.0  # units
         self._credit_unit = 0.0  # the length of the first read
         self._patience = PATIENCE
+        self._comes_back = False  # the last time that it was elsewhere
+        self.is_elsewhere = False
+        """The last read left a stream, as it seems for good: what is planned may be in vain."""
         self._followed = 0.0  # the share of recent reads that continued a stream
 
     # -- inputs
@@ -121,6 +125,7 @@ class PrefetchPlanner:
             if other.ahead:
                 other.ahead.discard(start, stop)
         self._drop_deserted()
+        self._look_elsewhere(stream)
 
     def hit(self, start: int, stop: int) -> None:
         """The reader used `[start, stop)`, which was prefetched."""
@@ -226,9 +231,15 @@ class PrefetchPlanner:
         for stream in streams:
             if self._table.missed(stream) >= self._patience * max(1, len(streams) - 1):
                 self._drop(stream)
+                self._comes_back = False
                 self._patience = max(self._patience - 1, PATIENCE)
         for stream in self._table.trim():
             self._drop(stream)
+
+    def _look_elsewhere(self, stream: Stream) -> None:
+        self._comes_back |= self.is_elsewhere and stream.proven
+        left = any(other.ahead for other in self._table.proven())
+        self.is_elsewhere = left and not stream.proven and not self._comes_back
 
     def _drop(self, stream: Stream) -> None:
         for extent in stream.ahead:

@@ -111,6 +111,8 @@ class Puller:
         self._now = 0.0
         self._entries: dict[int, _Entry] = {}
         self._queues: dict[Urgency, deque[int]] = {urgency: deque() for urgency in Urgency}
+        self._held: dict[object, list[int]] = {}
+        """Speculation of owners whose reader went elsewhere."""
         self._lanes: dict[int, _Lane] = {}
         self._cancels: list[Cancel] = []
         self._next_id = 1
@@ -175,6 +177,17 @@ class Puller:
             request.id, request.segment, request.epoch, request.read, Urgency.AWAITED
         )
         self._queues[Urgency.AWAITED].append(id)
+
+    def hold(self, owner: object, *, held: bool) -> None:
+        """Whether what is queued as speculation for this owner is to wait for its next read."""
+        queue = self._queues[Urgency.SPECULATIVE]
+        if held and owner not in self._held:
+            queued = [id for id in queue if id in self._entries]
+            self._held[owner] = [id for id in queued if self._entries[id].owner is owner]
+            queue.clear()
+            queue.extend(id for id in queued if self._entries[id].owner is not owner)
+        elif not held and owner in self._held:
+            queue.extendleft(reversed(self._held.pop(owner)))
 
     def cancel(self, id: int, now: float) -> None:
         """Nobody wants it any more; frames of it that still arrive are counted as waste."""

@@ -223,6 +223,29 @@ def test_a_jump_beyond_the_gap_is_a_seek_and_makes_the_old_stream_stale() -> Non
     assert reading.planner.stale() == []
 
 
+def test_who_goes_elsewhere_is_believed_to_stay_there_until_he_comes_back() -> None:
+    reading, at = Reading(window=256), 0
+
+    def read_on() -> None:
+        nonlocal at
+        for _ in range(20):
+            reading.read(at, at + 4)
+            at += 4
+            assert not reading.planner.is_elsewhere
+
+    read_on()
+    reading.read(50_000, 50_004)
+    assert reading.planner.is_elsewhere, "what is planned there may be in vain"
+    read_on()
+    reading.read(60_000, 60_004)
+    assert not reading.planner.is_elsewhere, "he came back the last time"
+    read_on()
+    at += 20_000
+    read_on()
+    reading.read(50_000, 50_004)
+    assert reading.planner.is_elsewhere, "the last time he stayed"
+
+
 def test_a_read_or_two_elsewhere_is_no_seek_for_one_who_takes_turns() -> None:
     reading, at = Reading(window=256), 0
     reported = 0

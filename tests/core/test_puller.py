@@ -31,6 +31,7 @@ class Pulling(RuleBasedStateMachine):
         self.queued: dict[int, Urgency] = {}
         self.sent: dict[int, int] = {}
         self.parked: set[int] = set()
+        self.held: set[int] = set()
         self.over: set[int] = set()
         self.lanes: set[int] = set()
 
@@ -78,6 +79,14 @@ class Pulling(RuleBasedStateMachine):
         if id in self.queued:
             self.queued[id] = Urgency.AWAITED
 
+    @rule(held=st.booleans())
+    def hold(self, held: bool) -> None:
+        self.puller.hold(7, held=held)
+        if not held:
+            self.held.clear()
+        elif not self.held:
+            self.held = {id for id, how in self.queued.items() if how is Urgency.SPECULATIVE}
+
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         id = self._any(data)
@@ -109,6 +118,7 @@ class Pulling(RuleBasedStateMachine):
                     assert lane in self.lanes
                     urgency = self.queued.pop(request.id)
                     assert request.urgency is urgency
+                    assert urgency is not Urgency.SPECULATIVE or request.id not in self.held
                     self.sent[request.id] = lane
                     sent.append(urgency)
                     if urgency is not Urgency.AWAITED and request.id not in self.parked:
@@ -172,6 +182,19 @@ def test_the_window_holds_back_what_nobody_waits_for() -> None:
     ((promoted, lane),) = _sent(puller)
     assert promoted == ahead[-1]
     assert lane != DEMAND_LANE, "it is bulk, and would delay the next small one"
+
+
+def test_what_is_held_back_leaves_later_and_in_order() -> None:
+    puller = _puller()
+    ids = [_submit(puller, 10_000, Urgency.SPECULATIVE) for _ in range(3)]
+    puller.hold(None, held=True)
+    assert _sent(puller) == []
+    later = _submit(puller, 10_000, Urgency.SPECULATIVE)
+    puller.promote(ids[1])
+    assert {id for id, _ in _sent(puller)} == {ids[1], later}, "who waits is not held back"
+    puller.cancel(ids[0], 0.0)
+    puller.hold(None, held=False)
+    assert [id for id, _ in _sent(puller)] == [ids[2]]
 
 
 def test_parked_reads_do_not_count() -> None:
