@@ -43,12 +43,16 @@ class ExtentSet:
             return 0
         first = bisect_left(self._stops, start)  # the first one that reaches as far as `start`
         last = bisect_right(self._starts, stop)  # the first one that begins beyond `stop`
-        before = self._units(first, last)
-        if first < last:
+        before = 0
+        if first == last:
+            self._starts.insert(first, start)
+            self._stops.insert(first, stop)
+        else:
+            before = self._units(first, last)
             start = min(start, self._starts[first])
             stop = max(stop, self._stops[last - 1])
-        self._starts[first:last] = [start]
-        self._stops[first:last] = [stop]
+            self._starts[first:last] = [start]
+            self._stops[first:last] = [stop]
         added = stop - start - before
         self._total += added
         return added
@@ -58,12 +62,14 @@ class ExtentSet:
         first, last = self._overlapping(start, stop)
         if first >= last:
             return 0
-        before = self._units(first, last)
+        removed = self._units(first, last)
         left, right = self._starts[first], self._stops[last - 1]
-        remains = [(a, b) for a, b in ((left, start), (stop, right)) if a < b]
-        self._starts[first:last] = [a for a, _ in remains]
-        self._stops[first:last] = [b for _, b in remains]
-        removed = before - sum(b - a for a, b in remains)
+        del self._starts[first:last], self._stops[first:last]
+        for a, b in ((stop, right), (left, start)):
+            if a < b:  # this remains
+                self._starts.insert(first, a)
+                self._stops.insert(first, b)
+                removed -= b - a
         self._total -= removed
         return removed
 
@@ -141,6 +147,8 @@ class ExtentSet:
         return bisect_right(self._stops, start), bisect_left(self._starts, stop)
 
     def _units(self, first: int, last: int) -> int:
+        if last - first == 1:
+            return self._stops[first] - self._starts[first]
         return sum(self._stops[first:last]) - sum(self._starts[first:last])
 
 
