@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 
 from dsm.errors import BudgetExceeded, NotFilled, UsageError
 from dsm.model import Extent
@@ -24,7 +25,7 @@ from dsm.segment.lease import BufferLeases
 from dsm.segment.mapping import Mapping
 from dsm.segment.pages import (
     Buffer,
-    PageRun,
+    PageRuns,
     buffers_of,
     crcs_of,
     mark,
@@ -127,67 +128,77 @@ class RegionShadow(RegionReader):
             raise NotFilled(self.name, f"version {version} was not all pulled yet")
         return RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
 
-    def copy_pages(self, first: int, stop: int) -> PageRun:
+    def copy_pages(self, extents: Sequence[Extent]) -> PageRuns:
         """Pages that are here, verified: what a relay exports. Raises `NotFilled`."""
         with self._lock:
             version, index = self.version, self._current
             view = self._leases.view(index)[:]
             tables = Buffer(*[table[:] for table in self._buffers[index]])
-        span = page_span(self._info, first, stop)
-        if not self._covered(index, span.start, span.stop - span.start):
-            raise NotFilled(self.name, f"pages [{first}, {stop}) were not all pulled yet")
+        for first, stop in extents:
+            span = page_span(self._info, first, stop)
+            if not self._covered(index, span.start, span.stop - span.start):
+                raise NotFilled(self.name, f"pages [{first}, {stop}) were not all pulled yet")
         snapshot = RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
-        return snapshot.copy_pages(first, stop)
+        return snapshot.copy_pages(extents)
 
     # -- filling ----------------------------------------------------------------------------
 
-    def fill_pages(self, run: PageRun) -> list[int]:
+    def fill_pages(self, found: PageRuns) -> list[int]:
         """Store pages that belong to `version`, whatever version they were fetched at.
 
         Returns those whose checksum failed. Pages of another version, and pages that are here
-        already, are passed over; `missing` says what is still to be had. Raises `NoSpace`.
+        already, are passed over; `missing` says what is still to be had. Raises `NoSpace`, and
+        `ValueError` for what contradicts itself or the region's size.
         """
         self._check_writable()
-        if not self._well_formed(run):
-            return list(range(run.first, run.stop))
-        said, found = array("I", run.crcs), crcs_of(run.data, self._info.page_bytes)
-        bad = [] if said == found else [i for i in range(run.count) if said[i] != found[i]]
+        self._check_form(found)
+        pages = [page for run in found.runs for page in range(*run)]
+        crcs, ours = array("I", found.crcs), crcs_of(found.data, self._info.page_bytes)
+        bad = {page for page, a, b in zip(pages, crcs, ours, strict=True) if a != b}
+        data, page_bytes = memoryview(found.data), self._info.page_bytes
         with self._lock:
-            for first, stop in self._wanted(run, set(bad)):
-                self._store(run, said, first, stop)
-        return [run.first + at for at in bad]
+            self._need_table(self._current)
+            for first, stop in runs(self._wanted(found, pages, bad)):
+                at = bisect_left(pages, first)
+                self._store(first, stop, crcs[at : at + stop - first], data[at * page_bytes :])
+        return sorted(bad)
 
-    def _well_formed(self, run: PageRun) -> bool:
-        if not 0 <= run.first <= run.stop <= self._info.pages:
-            return False
-        span = page_span(self._info, run.first, run.stop)
-        sizes = len(run.versions), len(run.crcs), len(run.data)
-        return sizes == (run.count * 8, run.count * 4, max(0, span.stop - span.start))
+    def _check_form(self, found: PageRuns) -> None:
+        end = count = size = 0
+        for first, stop in found.runs:
+            if not end <= first < stop <= self._info.pages:
+                raise ValueError(f"pages [{first}, {stop}) after {end} of {self._info.pages}")
+            span = page_span(self._info, first, stop)
+            end, count, size = stop, count + stop - first, size + span.stop - span.start
+        sizes = len(found.versions), len(found.crcs), len(found.data)
+        if sizes != (8 * count, 4 * count, size):
+            raise ValueError(f"{count} pages with {sizes} bytes of versions, checksums and data")
 
-    def _wanted(self, run: PageRun, bad: set[int]) -> list[Extent]:
-        """Which pages of the run to store: those that did not change between its version and ours.
+    def _wanted(self, found: PageRuns, pages: list[int], bad: set[int]) -> list[int]:
+        """Which pages to store: those that did not change between their version and ours.
 
-        A page that the run says is older than our version is ours, unless we know of a change
-        after the run was taken.
+        A page that is said to be older than our version is ours, unless we know of a change after
+        it was taken.
         """
         ours, version = self._out[self._current], self.version
-        known = ours.versions[run.first : run.stop].tolist()
-        filled = bytes(ours.filled[run.first : run.stop])
-        return runs(
-            run.first + at
-            for at, theirs in enumerate(array("Q", run.versions))
-            if not filled[at] and at not in bad and theirs <= version and known[at] <= run.version
-        )
+        filled, known = ours.filled, ours.versions
+        return [
+            page
+            for page, theirs in zip(pages, array("Q", found.versions), strict=True)
+            if not filled[page]
+            and theirs <= version
+            and known[page] <= found.version
+            and page not in bad
+        ]
 
-    def _store(self, run: PageRun, crcs: array[int], first: int, stop: int) -> None:
-        ours, info, at = self._out[self._current], self._info, first - run.first
-        span = page_span(info, first, stop)
+    def _store(self, first: int, stop: int, crcs: array[int], data: memoryview) -> None:
+        """`data` begins with these pages."""
+        ours, span = self._out[self._current], page_span(self._info, first, stop)
+        length = span.stop - span.start
         start = self._layout.data + self._current * self._layout.buffer_bytes
-        self._need_table(self._current)
-        self._memory.need(start + span.start, span.stop - span.start)
-        source = memoryview(run.data)[at * info.page_bytes :]
-        ours.data[span] = source[: span.stop - span.start]
-        ours.crcs[first:stop] = crcs[at : at + stop - first]
+        self._memory.need(start + span.start, length)
+        ours.data[span] = data[:length]
+        ours.crcs[first:stop] = crcs
         ours.filled[first:stop] = b"\1" * (stop - first)
 
     def _need_table(self, index: int) -> None:

@@ -29,6 +29,7 @@ from dsm.errors import (
     WriterBusy,
     WrongKind,
 )
+from dsm.model import Extent
 from dsm.segment import (
     Bell,
     RingWriter,
@@ -412,7 +413,7 @@ def test_a_shadow_on_a_full_file_system(small: Path, tmp_path: Path) -> None:
 
     def fill_region() -> None:
         for first in range(0, 4096, 256):
-            replica.fill_pages(snapshot.copy_pages(first, first + 256))
+            replica.fill_pages(snapshot.copy_pages([Extent(first, first + 256)]))
 
     with pytest.raises(NoSpace):
         fill_region()
