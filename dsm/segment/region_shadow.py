@@ -86,10 +86,12 @@ class RegionShadow(RegionReader):
         """
         if offset < 0 or length < 0 or offset + length > self._size:
             self._extent(offset, length)
-        index = self._current
-        view = self._leases.view(index)[offset : offset + length]
-        # Looked at after the view exists: an `advance` that took pages away before is seen here,
-        # and a later one sees that the view is held.
+        # Looked at after the view exists, while who takes pages away does that first and then asks
+        # what is held: so one of the two sees the other.
+        index = -1
+        while index != self._current:
+            index = self._current
+            view = self._leases.view(index)[offset : offset + length]
         if not self._covered(index, offset, length):
             raise NotFilled(
                 self.name, f"bytes [{offset}, {offset + length}) were not all pulled yet"
@@ -120,26 +122,25 @@ class RegionShadow(RegionReader):
 
     def snapshot(self) -> RegionSnapshot:
         """The current version, whole; raises `NotFilled` where pages are missing."""
-        with self._lock:
-            version, index = self.version, self._current
-            view = self._leases.view(index)[:]
-            tables = Buffer(*[table[:] for table in self._buffers[index]])
-        if not self._covered(index, 0, self._size):
-            raise NotFilled(self.name, f"version {version} was not all pulled yet")
-        return RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
+        return self._snapshot((Extent(0, self._info.pages),))
 
     def copy_pages(self, extents: Sequence[Extent]) -> PageRuns:
         """Pages that are here, verified: what a relay exports. Raises `NotFilled`."""
+        return self._snapshot(extents).copy_pages(extents)
+
+    def _snapshot(self, needed: Iterable[Extent]) -> RegionSnapshot:
+        """The current version, of which these pages must be here."""
         with self._lock:
             version, index = self.version, self._current
+            for first, stop in needed:
+                span = page_span(self._info, first, stop)
+                if not self._covered(index, span.start, span.stop - span.start):
+                    raise NotFilled(
+                        self.name, f"pages [{first}, {stop}) of version {version} were not pulled"
+                    )
             view = self._leases.view(index)[:]
             tables = Buffer(*[table[:] for table in self._buffers[index]])
-        for first, stop in extents:
-            span = page_span(self._info, first, stop)
-            if not self._covered(index, span.start, span.stop - span.start):
-                raise NotFilled(self.name, f"pages [{first}, {stop}) were not all pulled yet")
-        snapshot = RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
-        return snapshot.copy_pages(extents)
+        return RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
 
     # -- filling ----------------------------------------------------------------------------
 
@@ -222,26 +223,43 @@ class RegionShadow(RegionReader):
             self._need_table(index)
             pages = [Extent(max(0, a), min(b, self._info.pages)) for a, b in changed]
             pages = [extent for extent in pages if extent.length > 0]
+            taken = self._take_away(index, pages)
             if self._leases.held(index):
-                index = self._go_round(index, pages)
+                try:
+                    index = self._go_round(index)
+                except BaseException:
+                    self._put_back(index, taken)
+                    raise
             else:
                 self._control[TOUCHED + index] += 1
             for extent in pages:
-                self._out[index].filled[extent.start : extent.stop] = bytes(extent.length)
                 mark(self._out[index], extent, version)
             self._control[PUBLISHED] = version << 4 | index
             self._reclaim()
         self._mapping.ring_bell()
 
-    def _go_round(self, index: int, changed: list[Extent]) -> int:
-        """Make a spare buffer a copy of what stays; returns it."""
+    def _take_away(self, index: int, pages: list[Extent]) -> list[tuple[slice, bytes]]:
+        """These pages are missing from now on; only then is asked who holds views (see `view`).
+
+        Returns what `_put_back` takes, where somebody does.
+        """
+        filled = self._out[index].filled
+        taken = [(slice(*extent), bytes(filled[slice(*extent)])) for extent in pages]
+        for place, flags in taken:
+            filled[place] = bytes(len(flags))
+        return taken
+
+    def _put_back(self, index: int, taken: list[tuple[slice, bytes]]) -> None:
+        for place, flags in taken:
+            self._out[index].filled[place] = flags
+
+    def _go_round(self, index: int) -> int:
+        """Make a spare buffer a copy of what is here; returns it."""
         spare = self._spare(index)
         self._control[TOUCHED + spare] += 1
         self._need_table(spare)
         theirs, ours = self._out[index], self._out[spare]
-        keep = bytearray(theirs.filled)
-        for extent in changed:
-            keep[extent.start : extent.stop] = bytes(extent.length)
+        keep = bytes(theirs.filled)
         self._stale.add(spare)  # until it is current: what is copied may have to be given back
         start = self._layout.data + spare * self._layout.buffer_bytes
         for extent in _set(keep):
@@ -251,7 +269,7 @@ class RegionShadow(RegionReader):
         ours.versions[:] = theirs.versions
         ours.groups[:] = theirs.groups
         ours.crcs[:] = theirs.crcs
-        ours.filled[:] = bytes(keep)
+        ours.filled[:] = keep
         self._stale.discard(spare)
         self._stale.add(index)
         return spare
@@ -280,13 +298,14 @@ class RegionShadow(RegionReader):
         self._check_writable()
         with self._lock:
             index = self._current
+            self._need_table(index)
+            pages = Extent(max(0, pages.start), min(pages.stop, self._info.pages))
+            taken = self._take_away(index, [pages])
             if self._leases.held(index):
+                self._put_back(index, taken)
                 return 0
             self._control[TOUCHED + index] += 1
-            self._need_table(index)
-            first, stop = max(0, pages.start), min(pages.stop, self._info.pages)
-            self._out[index].filled[first:stop] = bytes(max(0, stop - first))
-            return self._give_back(index, page_span(self._info, first, stop))
+            return self._give_back(index, page_span(self._info, *pages))
 
     def _give_back(self, index: int, span: slice) -> int:
         start = self._layout.data + index * self._layout.buffer_bytes
@@ -300,9 +319,9 @@ class RegionShadow(RegionReader):
             self._stale.discard(index)
 
 
-def _set(flags: bytearray) -> list[Extent]:
+def _set(flags: bytes) -> list[Extent]:
     """Extents of bytes that are set."""
-    return zeros(bytes(flags).translate(_INVERT), 0)
+    return zeros(flags.translate(_INVERT), 0)
 
 
 _INVERT = b"\1" + bytes(255)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dsm.segment import (
     BlockRun,
     PageRuns,
     RegionShadow,
+    RegionWriter,
     RingShadow,
     create_region,
     create_region_shadow,
@@ -220,6 +222,7 @@ def test_a_region_shadow_goes_round_what_is_held(root: Path) -> None:
     assert shadow.resident_bytes > 4 << 20
     with pytest.raises(BudgetExceeded, match="let go"):
         shadow.advance(5, [Extent(0, 1)])
+    assert shadow.missing() == []
     assert [bytes(view) for view in held] == [bytes([v]) * 10 for v in range(1, 5)]
     assert shadow.version == 4
     held.clear()
@@ -230,6 +233,77 @@ def test_a_region_shadow_goes_round_what_is_held(root: Path) -> None:
         shadow.view(100, 1)
     shadow.advance(3, [Extent(0, 256)])
     assert shadow.version == 5, "it never goes back"
+
+
+def pulled(root: Path) -> tuple[RegionWriter, RegionShadow]:
+    """A region of two pages, "1" and "1", and a shadow that has all of it."""
+    region = create_region(root, "a", size_bytes=8192)
+    shadow = create_region_shadow(root / "s" / "a.dsm", region.info)
+    commit(region, shadow, 0, b"1" * 8192)
+    return region, shadow
+
+
+def commit(region: RegionWriter, shadow: RegionShadow, at: int, data: bytes) -> None:
+    """Both are of the new version then, and the shadow has what it is allowed to have."""
+    with region.write(at, len(data)) as view:
+        view[:] = data
+    shadow.advance(region.version, region.changed_since(region.version - 1))
+    with (snapshot := region.snapshot()):
+        shadow.fill_pages(snapshot.copy_pages([Extent(0, 2)]))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("how", ["advance", "drop"])
+def test_a_reader_that_comes_while_pages_are_taken_away(
+    root: Path, monkeypatch: pytest.MonkeyPatch, how: str, late: bool
+) -> None:
+    """Just before, or just after it was asked what is held: its views stay what they are."""
+    region, shadow = pulled(root)
+    held, views = shadow._leases.held, []
+
+    def come() -> None:
+        for page in (0, 1):
+            with contextlib.suppress(NotFilled):
+                views.append(shadow.view(page * 4096, 4096))
+
+    def asked(index: int) -> bool:
+        if not late:
+            come()
+        answer = held(index)
+        if late:
+            come()
+        return answer
+
+    monkeypatch.setattr(shadow._leases, "held", asked)
+    if how == "advance":
+        commit(region, shadow, 0, b"2" * 4096)
+    else:
+        shadow.drop(Extent(0, 1))
+    monkeypatch.undo()
+    assert views
+    assert {bytes(view) for view in views} == {b"1" * 4096}
+    expected = b"2" if how == "advance" else b"1"
+    if late and how == "drop":
+        assert shadow.missing() == [Extent(0, 1)]
+    else:
+        assert shadow.view(0, 4096) == expected * 4096
+
+
+def test_a_reader_that_is_overtaken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked up the current buffer, which was left and given back before it took a view."""
+    region, shadow = pulled(root)
+    lend, holder = shadow._leases.view, [shadow.view(0, 1)]
+
+    def late(index: int) -> memoryview:
+        monkeypatch.undo()
+        commit(region, shadow, 4096, b"2" * 4096)  # goes round what is held
+        holder.clear()
+        assert shadow.resident_bytes  # gives back what only holders kept
+        return lend(index)
+
+    monkeypatch.setattr(shadow._leases, "view", late)
+    assert shadow.view(0, 4096) == b"1" * 4096
+    assert shadow.view(4096, 4096) == b"2" * 4096
 
 
 def test_pages_of_other_versions(root: Path) -> None:
