@@ -21,11 +21,11 @@ from dsm.core.fetcher import EXTENTS_MAX
 from dsm.core.reads import Read, ReadPages
 from dsm.errors import DsmError, VersionGone
 from dsm.model import Access, Event, Extent, Position, SegmentInfo
-from dsm.segment import PageRun, RegionShadow
+from dsm.segment import PageRuns, RegionShadow
 from dsm.wire.convert import runs_from_pb
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.cache import ShadowCache
-from dsm_client.replica import Replica, around
+from dsm_client.replica import Replica
 from dsm_client.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -220,34 +220,33 @@ class RegionReplica(Replica):
     # ── the wire ──
 
     def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
-        if not header.count:
-            return
-        if header.version > self.shadow.version:
+        if header.pages and header.version > self.shadow.version:
             self.transport.counts.wasted_bytes += len(payload)
             raise VersionGone(self.info.name, f"it is at version {header.version} now")
-        bad = self._store(header, payload)
-        self.counts.checksum_failures += len(bad)
-        for extent in around(header.first, header.first + header.count, bad):
-            self.fetcher.arrived(id, *extent)
+        for run in self._store(header, payload):
+            self.fetcher.arrived(id, *run)
 
-    def _store(self, header: pb.FrameHeader, payload: memoryview) -> list[int]:
-        if not header.count:
-            return []
-        count = header.count
-        if header.rows_bytes != count * PAGE_ROW_BYTES or header.first + count > self.info.pages:
-            raise ValueError(f"pages {header.first} and {count} on, {header.rows_bytes} of rows")
-        run = PageRun(
+    def _store(self, header: pb.FrameHeader, payload: memoryview) -> Iterable[Extent]:
+        """Into the shadow; returns the pages that came as they were committed."""
+        runs = runs_from_pb(header.pages)
+        count = header.rows_bytes // PAGE_ROW_BYTES
+        found = PageRuns(
             header.version,
-            header.first,
-            count,
+            runs,
             bytes(payload[: 8 * count]),
-            bytes(payload[8 * count : 12 * count]),
-            payload[12 * count :],
+            bytes(payload[8 * count : header.rows_bytes]),
+            payload[header.rows_bytes :],
         )
-        bad = list(self.shadow.fill_pages(run))
-        self._filled.append(Extent(run.first, run.stop))
+        bad = self.shadow.fill_pages(found)
+        self._filled += runs
         self._make_room()
-        return bad
+        if not bad:
+            return runs
+        self.counts.checksum_failures += len(bad)
+        good = ExtentSet(runs)
+        for page in bad:
+            good.discard(page, page + 1)
+        return good
 
     def _make_room(self) -> None:
         """Keep the shadows within their budget: what was filled first goes first."""

@@ -257,10 +257,10 @@ class RemoteRegion(_Remote[RegionReplica]):
         replica.counts.reads += 1
         if replica.is_behind or replica.method is Access.ZERO_COPY or replica.error is not None:
             return None
-        shadow = replica.shadow
-        if not shadow.covered(offset, length):
+        try:
+            view: memoryview = replica.shadow.view(offset, length)
+        except NotFilled:
             return None
-        view: memoryview = shadow.view(offset, length)
         replica.counts.hits += 1
         if replica.note(*replica.pages_of(offset, length)):
             background().call(replica.told)
@@ -281,8 +281,6 @@ class RemoteRegion(_Remote[RegionReplica]):
         """All of one version, if they are all here."""
         shadow = self.replica.shadow
         version = shadow.version
-        if not all(shadow.covered(*given) for given in ranges):
-            return None
         try:
             views = [shadow.view(*given) for given in ranges]
         except NotFilled:

@@ -225,6 +225,8 @@ class Replica:
                 self.fill(id, header, payload)
         except DsmError as error:
             self.failed(error)
+            if header.last:
+                self.fetcher.ended(id, error)  # or whoever reads it next would wait for it
             return
         if header.last:
             self._ended(id, header)

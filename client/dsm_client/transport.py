@@ -38,6 +38,10 @@ BAD_STREAMS_MAX = 3
 """Streams in a row that were given up for what came on them, before readers are told: a bit that
 was flipped on the way is fetched again, a node that makes no sense is an error."""
 
+ADJUST_S = 0.01
+"""From an answer until the number of lanes is adjusted, once for all that come meanwhile: to open
+one takes longer, and bulk brings a thousand answers a second."""
+
 
 class Owner(Protocol):
     """Who submitted a read to the puller."""
@@ -88,6 +92,8 @@ class Transport:
         self._control: Control | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._pump_due = False
+        self._adjust_due = False
+        self._answered_at = 0.0
         self._giving_up: asyncio.TimerHandle | None = None
         self._last_error: Exception | None = None
         self._bad_streams = 0
@@ -132,8 +138,8 @@ class Transport:
     def _adjust_lanes(self) -> None:
         """Have as many bulk lanes as the path takes now."""
         bulk = len(self._lanes) - 1
-        now = self.now()
-        wanted = self._lane_count.wanted(self.estimate(), now, full=self.path.is_filled(now))
+        full = self.path.is_filled(self._answered_at)
+        wanted = self._lane_count.wanted(self.estimate(), self.now(), full=full)
         self.puller.lanes_used = wanted
         for number in range(bulk + 1, wanted + 1):
             self._open_lane(number)
@@ -144,6 +150,19 @@ class Transport:
             closing = asyncio.create_task(lane.close())
             self._tasks = [task for task in self._tasks if not task.done()] + [closing]
             bulk -= 1
+
+    def _adjust_soon(self, now: float) -> None:
+        """An answer is complete: `_adjust_lanes` after `ADJUST_S`, however many come meanwhile."""
+        self._answered_at = now
+        if not self._adjust_due:
+            self._adjust_due = True
+            self.loop.call_later(ADJUST_S, self._adjust_now)
+
+    def _adjust_now(self) -> None:
+        self._adjust_due = False
+        if self._lanes:  # not while closing
+            self._adjust_lanes()
+            self.pump_soon()
 
     async def close(self) -> None:
         await end(self._tasks)
@@ -309,8 +328,8 @@ class Transport:
             except Exception:
                 submitter.interrupted(header.id)  # it is not known what of it was taken in
                 raise
-        if header.last and self._lanes:  # not while closing
-            self._adjust_lanes()
+        if header.last:
+            self._adjust_soon(now)
         self.pump_soon()
 
 

@@ -44,12 +44,15 @@ class ExtentSet:
         first = bisect_left(self._stops, start)  # the first one that reaches as far as `start`
         last = bisect_right(self._starts, stop)  # the first one that begins beyond `stop`
         before = 0
-        if first < last:
-            left, right = self._starts[first], self._stops[last - 1]
-            before = right - left - self._gaps(first, last)
-            start, stop = min(start, left), max(stop, right)
-        self._starts[first:last] = [start]
-        self._stops[first:last] = [stop]
+        if first == last:
+            self._starts.insert(first, start)
+            self._stops.insert(first, stop)
+        else:
+            before = self._units(first, last)
+            start = min(start, self._starts[first])
+            stop = max(stop, self._stops[last - 1])
+            self._starts[first:last] = [start]
+            self._stops[first:last] = [stop]
         added = stop - start - before
         self._total += added
         return added
@@ -59,11 +62,14 @@ class ExtentSet:
         first, last = self._overlapping(start, stop)
         if first >= last:
             return 0
+        removed = self._units(first, last)
         left, right = self._starts[first], self._stops[last - 1]
-        removed = min(right, stop) - max(left, start) - self._gaps(first, last)
-        remains = [(a, b) for a, b in ((left, start), (stop, right)) if a < b]
-        self._starts[first:last] = [a for a, _ in remains]
-        self._stops[first:last] = [b for _, b in remains]
+        del self._starts[first:last], self._stops[first:last]
+        for a, b in ((stop, right), (left, start)):
+            if a < b:  # this remains
+                self._starts.insert(first, a)
+                self._stops.insert(first, b)
+                removed -= b - a
         self._total -= removed
         return removed
 
@@ -140,11 +146,10 @@ class ExtentSet:
             return 0, 0
         return bisect_right(self._stops, start), bisect_left(self._starts, stop)
 
-    def _gaps(self, first: int, last: int) -> int:
-        """Units between these extents."""
+    def _units(self, first: int, last: int) -> int:
         if last - first == 1:
-            return 0
-        return sum(self._starts[first + 1 : last]) - sum(self._stops[first : last - 1])
+            return self._stops[first] - self._starts[first]
+        return sum(self._stops[first:last]) - sum(self._starts[first:last])
 
 
 def merge(extents: Iterable[tuple[int, int]], extents_max: int) -> tuple[Extent, ...]:

@@ -45,8 +45,8 @@ EXTENTS_MAX = 1024
 """In one request: 10 KB of it, and a quarter of what one message may hold (`RUNS_MAX`)."""
 
 SCATTERED_REQUESTS = 4
-"""On each lane, for a list: its frames are small whatever the request, so larger ones keep nobody
-waiting, and a list of a thousand pages is some tens of messages on any path."""
+"""On each lane, for a list: who reads one waits for all of it, so larger ones keep nobody waiting,
+and a list of a thousand pages is some tens of messages on any path."""
 
 PARKED_REQUESTS = 4
 """Requests that cover what is asked for beyond the head of a live ring."""

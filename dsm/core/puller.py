@@ -31,7 +31,6 @@ behind others; no lane has more than `requests_max` unanswered.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import log2
@@ -98,14 +97,17 @@ class _Lane:
     connected: bool = False
 
 
+_Lanes = dict[int, _Lane]
+
+
 class Puller:
     """Queues, orders and accounts for the requests of one session."""
 
     def __init__(self, path: PathEstimator, *, requests_max: int = REQUESTS_MAX) -> None:
         self.path = path
         self.requests_max = requests_max
-        self.lanes_used = LANES_MAX
-        """Bulk lanes above this number get nothing more."""
+        self.bulk_lanes = 1
+        """Lanes that bulk is spread over; at least 1."""
         self.window_bytes = WINDOW_BYTES_UNKNOWN
         """The path's window when `actions` was last asked for."""
         self._now = 0.0
@@ -114,6 +116,10 @@ class Puller:
         self._held: dict[object, list[int]] = {}
         """Speculation of owners whose reader went elsewhere."""
         self._lanes: dict[int, _Lane] = {}
+        self._lanes_used = LANES_MAX
+        self._present: _Lanes = {}
+        self._present_bulk: _Lanes = {}
+        self._present_demand: _Lanes = {}
         self._cancels: list[Cancel] = []
         self._next_id = 1
 
@@ -123,11 +129,13 @@ class Puller:
         """Requests may be put on it: they leave when it is connected."""
         others = any(other.rate.bytes_per_s for other in self._lanes.values())
         self._lanes[lane] = _Lane(LaneRate(), young=others)
+        self._lanes_changed()
 
     def lane_connected(self, lane: int, now: float) -> None:
         """From now on lanes that are not connected get nothing more."""
         if lane in self._lanes:
             self._lanes[lane].connected = True
+            self._lanes_changed()
 
     def lane_lost(self, lane: int, now: float) -> list[tuple[int, object]]:
         """Ids that were unanswered on it, with their owners; they are forgotten.
@@ -135,12 +143,24 @@ class Puller:
         Whoever owns one submits again what is still missing of it.
         """
         self._lanes.pop(lane, None)
+        self._lanes_changed()
         lost = [(id, entry.owner) for id, entry in self._entries.items() if entry.lane == lane]
         for id, _ in lost:
             del self._entries[id]
             self.path.request_abandoned(id, now)
         self._cancels = [cancel for cancel in self._cancels if cancel.lane != lane]
         return lost
+
+    @property
+    def lanes_used(self) -> int:
+        """Bulk lanes above this number get nothing more."""
+        return self._lanes_used
+
+    @lanes_used.setter
+    def lanes_used(self, count: int) -> None:
+        if count != self._lanes_used:
+            self._lanes_used = count
+            self._lanes_changed()
 
     def submit(
         self,
@@ -242,11 +262,6 @@ class Puller:
         return request_bytes(self.path.estimate(self._now), self.bulk_lanes)
 
     @property
-    def bulk_lanes(self) -> int:
-        """Lanes that bulk is spread over; at least 1."""
-        return max(1, len(self._bulk()))
-
-    @property
     def unfinished(self) -> bool:
         """Something is queued or unanswered."""
         return bool(self._entries)
@@ -265,6 +280,20 @@ class Puller:
         return None if entry is None or entry.lane < 0 else entry.owner
 
     # ── inside ──
+
+    def _lanes_changed(self) -> None:
+        """What is the same for every choice until a lane opens, connects or closes.
+
+        At first no lane is connected, and any may be the one that is first.
+        """
+        connected = {n: lane for n, lane in self._lanes.items() if lane.connected}
+        present = self._present = connected or dict(self._lanes)
+        self._present_bulk = {n: lane for n, lane in present.items() if self._is_bulk(n)}
+        self._present_demand = {n: lane for n, lane in present.items() if n == DEMAND_LANE}
+        self.bulk_lanes = max(1, sum(map(self._is_bulk, self._lanes)))
+
+    def _is_bulk(self, lane: int) -> bool:
+        return DEMAND_LANE < lane <= self._lanes_used
 
     def _send_awaited(self, actions: list[Action], now: float) -> None:
         queue = self._queues[Urgency.AWAITED]
@@ -320,18 +349,15 @@ class Puller:
         return in_flight > 0 and in_flight + entry.bytes_expected > self.window_bytes
 
     def _lane_for(self, entry: _Entry) -> int | None:
-        bulk = self._bulk()
         small = entry.read_bytes <= SMALL_BYTES or entry.bytes_expected <= FIRST_BYTES
         if entry.parked:
-            usable = self._usable([DEMAND_LANE])
+            usable = self._usable(self._present_demand)
         elif small and entry.request.urgency is Urgency.AWAITED:
-            usable = self._usable([DEMAND_LANE, *bulk])
+            usable = self._usable(self._present_demand | self._present_bulk)
             rtt_s = self.path.estimate(self._now).rtt_s
-            return min(usable or [], key=partial(self._round_trips, entry, rtt_s), default=None)
+            return min(usable, key=partial(self._round_trips, entry, rtt_s), default=None)
         else:
-            usable = self._usable(bulk)
-        if usable is None:
-            usable = self._usable(self._lanes) or []
+            usable = self._usable(self._present_bulk)
         typical = self._typical_rate()
 
         def done_in(lane: int) -> float:
@@ -352,30 +378,19 @@ class Puller:
         slow_start = lane == DEMAND_LANE or window < FIRST_BYTES
         return max(1.0, log2(1 + windows) if slow_start else windows), rate.in_flight_bytes
 
-    def _bulk(self) -> list[int]:
-        return [lane for lane in self._lanes if DEMAND_LANE < lane <= self.lanes_used]
+    def _usable(self, lanes: _Lanes) -> list[int]:
+        """Those of them that take one more. Where none of them is there, or only young ones: any
+        other, and a young one where there is no other."""
+        found = self._grown(lanes) or self._grown(self._present) or self._present
+        return [n for n in found if self._present[n].unanswered < self.requests_max]
 
-    def _usable(self, lanes: Iterable[int]) -> list[int] | None:
-        """Those of them that take one more; `None` if none of them is there.
-
-        At first no lane is connected, and any may be the one that is first.
-        """
-        first = not any(lane.connected for lane in self._lanes.values())
-        present = {
-            number: lane
-            for number in lanes
-            if (lane := self._lanes.get(number)) is not None
-            and (lane.connected or first)
-            and not self._is_young(lane)
-        }
-        if not present:
-            return None
-        return [n for n, lane in present.items() if lane.unanswered < self.requests_max]
+    def _grown(self, lanes: _Lanes) -> list[int]:
+        return [n for n, lane in lanes.items() if not self._is_young(lane)]
 
     def _typical_rate(self) -> float:
         """Also of a lane that has not delivered anything yet: all have begun together."""
-        bulk = (lane.rate for number, lane in self._lanes.items() if number != DEMAND_LANE)
-        known = [rate.bytes_per_s for rate in bulk if rate.bytes_per_s]
+        rates = [lane.rate.bytes_per_s for n, lane in self._lanes.items() if n != DEMAND_LANE]
+        known = [rate for rate in rates if rate]
         return sum(known) / len(known) if known else 1.0
 
     def _is_young(self, lane: _Lane) -> bool:

@@ -15,7 +15,7 @@ from dsm.segment.block import Block, BlockRun
 from dsm.segment.cursor import RingCursor
 from dsm.segment.files import delete_segment, list_names, name_of, path_of
 from dsm.segment.opening import create_region, create_ring, open_region, open_ring, open_segment
-from dsm.segment.pages import PageRun
+from dsm.segment.pages import PageRuns
 from dsm.segment.region import RegionReader
 from dsm.segment.region_shadow import RegionShadow
 from dsm.segment.region_writer import RegionWriter
@@ -30,7 +30,7 @@ __all__ = [
     "Bell",
     "Block",
     "BlockRun",
-    "PageRun",
+    "PageRuns",
     "RegionReader",
     "RegionShadow",
     "RegionSnapshot",

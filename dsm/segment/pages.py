@@ -27,19 +27,15 @@ _COMPARE_BYTES = 1 << 20
 what a call costs."""
 
 
-class PageRun(NamedTuple):
-    """Pages `[first, first + count)` of one version: their versions (u64), CRCs (u32), bytes."""
+class PageRuns(NamedTuple):
+    """Pages of one version, in ascending and disjoint runs: of all pages in their order the
+    versions (u64), then the CRCs (u32), then the bytes."""
 
     version: int
-    first: int
-    count: int  # type: ignore[assignment]
+    runs: tuple[Extent, ...]
     versions: bytes
     crcs: bytes
     data: bytes | memoryview
-
-    @property
-    def stop(self) -> int:
-        return self.first + self.count
 
 
 class Buffer(NamedTuple):

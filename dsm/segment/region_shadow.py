@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 
 from dsm.errors import BudgetExceeded, NotFilled, UsageError
 from dsm.model import Extent
@@ -24,7 +25,7 @@ from dsm.segment.lease import BufferLeases
 from dsm.segment.mapping import Mapping
 from dsm.segment.pages import (
     Buffer,
-    PageRun,
+    PageRuns,
     buffers_of,
     crcs_of,
     mark,
@@ -85,10 +86,12 @@ class RegionShadow(RegionReader):
         """
         if offset < 0 or length < 0 or offset + length > self._size:
             self._extent(offset, length)
-        index = self._current
-        view = self._leases.view(index)[offset : offset + length]
-        # Looked at after the view exists: an `advance` that took pages away before is seen here,
-        # and a later one sees that the view is held.
+        # Looked at after the view exists, while who takes pages away does that first and then asks
+        # what is held: so one of the two sees the other.
+        index = -1
+        while index != self._current:
+            index = self._current
+            view = self._leases.view(index)[offset : offset + length]
         if not self._covered(index, offset, length):
             raise NotFilled(
                 self.name, f"bytes [{offset}, {offset + length}) were not all pulled yet"
@@ -119,74 +122,84 @@ class RegionShadow(RegionReader):
 
     def snapshot(self) -> RegionSnapshot:
         """The current version, whole; raises `NotFilled` where pages are missing."""
-        with self._lock:
-            version, index = self.version, self._current
-            view = self._leases.view(index)[:]
-            tables = Buffer(*[table[:] for table in self._buffers[index]])
-        if not self._covered(index, 0, self._size):
-            raise NotFilled(self.name, f"version {version} was not all pulled yet")
-        return RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
+        return self._snapshot((Extent(0, self._info.pages),))
 
-    def copy_pages(self, first: int, stop: int) -> PageRun:
+    def copy_pages(self, extents: Sequence[Extent]) -> PageRuns:
         """Pages that are here, verified: what a relay exports. Raises `NotFilled`."""
+        return self._snapshot(extents).copy_pages(extents)
+
+    def _snapshot(self, needed: Iterable[Extent]) -> RegionSnapshot:
+        """The current version, of which these pages must be here."""
         with self._lock:
             version, index = self.version, self._current
+            for first, stop in needed:
+                span = page_span(self._info, first, stop)
+                if not self._covered(index, span.start, span.stop - span.start):
+                    raise NotFilled(
+                        self.name, f"pages [{first}, {stop}) of version {version} were not pulled"
+                    )
             view = self._leases.view(index)[:]
             tables = Buffer(*[table[:] for table in self._buffers[index]])
-        span = page_span(self._info, first, stop)
-        if not self._covered(index, span.start, span.stop - span.start):
-            raise NotFilled(self.name, f"pages [{first}, {stop}) were not all pulled yet")
-        snapshot = RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
-        return snapshot.copy_pages(first, stop)
+        return RegionSnapshot(self._info, version, tables._replace(data=view), pinned=True)
 
     # -- filling ----------------------------------------------------------------------------
 
-    def fill_pages(self, run: PageRun) -> list[int]:
+    def fill_pages(self, found: PageRuns) -> list[int]:
         """Store pages that belong to `version`, whatever version they were fetched at.
 
         Returns those whose checksum failed. Pages of another version, and pages that are here
-        already, are passed over; `missing` says what is still to be had. Raises `NoSpace`.
+        already, are passed over; `missing` says what is still to be had. Raises `NoSpace`, and
+        `ValueError` for what contradicts itself or the region's size.
         """
         self._check_writable()
-        if not self._well_formed(run):
-            return list(range(run.first, run.stop))
-        said, found = array("I", run.crcs), crcs_of(run.data, self._info.page_bytes)
-        bad = [] if said == found else [i for i in range(run.count) if said[i] != found[i]]
+        self._check_form(found)
+        pages = [page for run in found.runs for page in range(*run)]
+        crcs, ours = array("I", found.crcs), crcs_of(found.data, self._info.page_bytes)
+        bad = set()
+        if crcs != ours:
+            bad = {page for page, a, b in zip(pages, crcs, ours, strict=True) if a != b}
+        data, page_bytes = memoryview(found.data), self._info.page_bytes
         with self._lock:
-            for first, stop in self._wanted(run, set(bad)):
-                self._store(run, said, first, stop)
-        return [run.first + at for at in bad]
+            self._need_table(self._current)
+            for first, stop in runs(self._wanted(found, pages, bad)):
+                at = bisect_left(pages, first)
+                self._store(first, stop, crcs[at : at + stop - first], data[at * page_bytes :])
+        return sorted(bad)
 
-    def _well_formed(self, run: PageRun) -> bool:
-        if not 0 <= run.first <= run.stop <= self._info.pages:
-            return False
-        span = page_span(self._info, run.first, run.stop)
-        sizes = len(run.versions), len(run.crcs), len(run.data)
-        return sizes == (run.count * 8, run.count * 4, max(0, span.stop - span.start))
+    def _check_form(self, found: PageRuns) -> None:
+        end = count = size = 0
+        for first, stop in found.runs:
+            if not end <= first < stop <= self._info.pages:
+                raise ValueError(f"pages [{first}, {stop}) after {end} of {self._info.pages}")
+            span = page_span(self._info, first, stop)
+            end, count, size = stop, count + stop - first, size + span.stop - span.start
+        sizes = len(found.versions), len(found.crcs), len(found.data)
+        if sizes != (8 * count, 4 * count, size):
+            raise ValueError(f"{count} pages with {sizes} bytes of versions, checksums and data")
 
-    def _wanted(self, run: PageRun, bad: set[int]) -> list[Extent]:
-        """Which pages of the run to store: those that did not change between its version and ours.
+    def _wanted(self, found: PageRuns, pages: list[int], bad: set[int]) -> list[int]:
+        """Which pages to store: those that did not change between their version and ours.
 
-        A page that the run says is older than our version is ours, unless we know of a change
-        after the run was taken.
+        A page that is said to be older than our version is ours, unless we know of a change after
+        it was taken.
         """
         ours, version = self._out[self._current], self.version
-        known = ours.versions[run.first : run.stop].tolist()
-        filled = bytes(ours.filled[run.first : run.stop])
-        return runs(
-            run.first + at
-            for at, theirs in enumerate(array("Q", run.versions))
-            if not filled[at] and at not in bad and theirs <= version and known[at] <= run.version
-        )
+        filled, known = ours.filled, ours.versions
+        return [
+            page
+            for page, theirs in zip(pages, array("Q", found.versions), strict=True)
+            if not filled[page]
+            and theirs <= version
+            and known[page] <= found.version
+            and page not in bad
+        ]
 
-    def _store(self, run: PageRun, crcs: array[int], first: int, stop: int) -> None:
-        ours, info, at = self._out[self._current], self._info, first - run.first
-        span = page_span(info, first, stop)
+    def _store(self, first: int, stop: int, crcs: array[int], data: memoryview) -> None:
+        """`data` begins with these pages."""
+        ours, span = self._out[self._current], page_span(self._info, first, stop)
         start = self._layout.data + self._current * self._layout.buffer_bytes
-        self._need_table(self._current)
-        source = memoryview(run.data)[at * info.page_bytes :]
-        self._memory.write(start + span.start, source[: span.stop - span.start])
-        ours.crcs[first:stop] = crcs[at : at + stop - first]
+        self._memory.write(start + span.start, data[: span.stop - span.start])
+        ours.crcs[first:stop] = crcs
         ours.filled[first:stop] = b"\1" * (stop - first)
 
     def _need_table(self, index: int) -> None:
@@ -210,26 +223,43 @@ class RegionShadow(RegionReader):
             self._need_table(index)
             pages = [Extent(max(0, a), min(b, self._info.pages)) for a, b in changed]
             pages = [extent for extent in pages if extent.length > 0]
+            taken = self._take_away(index, pages)
             if self._leases.held(index):
-                index = self._go_round(index, pages)
+                try:
+                    index = self._go_round(index)
+                except BaseException:
+                    self._put_back(index, taken)
+                    raise
             else:
                 self._control[TOUCHED + index] += 1
             for extent in pages:
-                self._out[index].filled[extent.start : extent.stop] = bytes(extent.length)
                 mark(self._out[index], extent, version)
             self._control[PUBLISHED] = version << 4 | index
             self._reclaim()
         self._mapping.ring_bell()
 
-    def _go_round(self, index: int, changed: list[Extent]) -> int:
-        """Make a spare buffer a copy of what stays; returns it."""
+    def _take_away(self, index: int, pages: list[Extent]) -> list[tuple[slice, bytes]]:
+        """These pages are missing from now on; only then is asked who holds views (see `view`).
+
+        Returns what `_put_back` takes, where somebody does.
+        """
+        filled = self._out[index].filled
+        taken = [(slice(*extent), bytes(filled[slice(*extent)])) for extent in pages]
+        for place, flags in taken:
+            filled[place] = bytes(len(flags))
+        return taken
+
+    def _put_back(self, index: int, taken: list[tuple[slice, bytes]]) -> None:
+        for place, flags in taken:
+            self._out[index].filled[place] = flags
+
+    def _go_round(self, index: int) -> int:
+        """Make a spare buffer a copy of what is here; returns it."""
         spare = self._spare(index)
         self._control[TOUCHED + spare] += 1
         self._need_table(spare)
         theirs, ours = self._out[index], self._out[spare]
-        keep = bytearray(theirs.filled)
-        for extent in changed:
-            keep[extent.start : extent.stop] = bytes(extent.length)
+        keep = bytes(theirs.filled)
         self._stale.add(spare)  # until it is current: what is copied may have to be given back
         start = self._layout.data + spare * self._layout.buffer_bytes
         for extent in _set(keep):
@@ -239,7 +269,7 @@ class RegionShadow(RegionReader):
         ours.versions[:] = theirs.versions
         ours.groups[:] = theirs.groups
         ours.crcs[:] = theirs.crcs
-        ours.filled[:] = bytes(keep)
+        ours.filled[:] = keep
         self._stale.discard(spare)
         self._stale.add(index)
         return spare
@@ -268,13 +298,14 @@ class RegionShadow(RegionReader):
         self._check_writable()
         with self._lock:
             index = self._current
+            self._need_table(index)
+            pages = Extent(max(0, pages.start), min(pages.stop, self._info.pages))
+            taken = self._take_away(index, [pages])
             if self._leases.held(index):
+                self._put_back(index, taken)
                 return 0
             self._control[TOUCHED + index] += 1
-            self._need_table(index)
-            first, stop = max(0, pages.start), min(pages.stop, self._info.pages)
-            self._out[index].filled[first:stop] = bytes(max(0, stop - first))
-            return self._give_back(index, page_span(self._info, first, stop))
+            return self._give_back(index, page_span(self._info, *pages))
 
     def _give_back(self, index: int, span: slice) -> int:
         start = self._layout.data + index * self._layout.buffer_bytes
@@ -288,9 +319,9 @@ class RegionShadow(RegionReader):
             self._stale.discard(index)
 
 
-def _set(flags: bytearray) -> list[Extent]:
+def _set(flags: bytes) -> list[Extent]:
     """Extents of bytes that are set."""
-    return zeros(bytes(flags).translate(_INVERT), 0)
+    return zeros(flags.translate(_INVERT), 0)
 
 
 _INVERT = b"\1" + bytes(255)

@@ -7,11 +7,12 @@ be taken it is a private copy. Either way its tables (page versions, CRCs) are o
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from types import TracebackType
 
 from dsm.errors import ChecksumMismatch, Closed, OutOfRange
 from dsm.model import Extent, SegmentInfo
-from dsm.segment.pages import EXTENTS_MAX, Buffer, PageRun, changed, crcs_of, page_span
+from dsm.segment.pages import EXTENTS_MAX, Buffer, PageRuns, changed, crcs_of, page_span
 
 
 class RegionSnapshot:
@@ -47,28 +48,29 @@ class RegionSnapshot:
         extent = self._pages(first, stop)
         return bytes(self._live().crcs[extent.start : extent.stop])
 
-    def copy_pages(self, first: int, stop: int) -> PageRun:
-        """These pages, verified; raises `OutOfRange` or `ChecksumMismatch`."""
-        first, stop = self._pages(first, stop)
+    def copy_pages(self, extents: Iterable[Extent]) -> PageRuns:
+        """These pages (ascending, disjoint), verified; `OutOfRange` or `ChecksumMismatch`."""
+        runs = tuple(self._pages(*extent) for extent in extents)
         live = self._live()
-        data = bytes(live.data[page_span(self.info, first, stop)])
-        crcs = bytes(live.crcs[first:stop])
-        self._check(first, data, crcs)
-        versions = bytes(live.versions[first:stop])
-        return PageRun(self.version, first, stop - first, versions, crcs, data)
+        data = b"".join([live.data[page_span(self.info, *run)] for run in runs])
+        crcs = b"".join([live.crcs[first:stop] for first, stop in runs])
+        versions = b"".join([live.versions[first:stop] for first, stop in runs])
+        self._check(runs, data, crcs)
+        return PageRuns(self.version, runs, versions, crcs, data)
 
     def verify(self) -> None:
         """Check every page; raises `ChecksumMismatch`."""
         live = self._live()
-        self._check(0, live.data, bytes(live.crcs))
+        self._check((self._pages(0, None),), live.data, bytes(live.crcs))
 
-    def _check(self, first: int, data: bytes | memoryview, crcs: bytes) -> None:
+    def _check(self, runs: Iterable[Extent], data: bytes | memoryview, crcs: bytes) -> None:
         found = crcs_of(data, self.info.page_bytes).tobytes()
         if found != crcs:
             at = next(i for i in range(0, len(crcs), 4) if found[i : i + 4] != crcs[i : i + 4])
+            page = [page for run in runs for page in range(*run)][at // 4]
             raise ChecksumMismatch(
                 self.info.name,
-                f"page {first + at // 4} of version {self.version} is not what was committed",
+                f"page {page} of version {self.version} is not what was committed",
             )
 
     def _pages(self, first: int, stop: int | None) -> Extent:

@@ -171,18 +171,24 @@ class PagesAnswer:
         if self._is_first:
             header.changed.extend(runs_to_pb(self._changed))
             self._is_first = False
-        if not self._todo:
-            header.last = True
-            return Frame(header)
-        extent = self._todo.pop()
-        count = min(extent.length, max(1, frame_bytes // (self._page_bytes + PAGE_ROW_BYTES)))
-        if count < extent.length:
-            self._todo.append(Extent(extent.start + count, extent.stop))
-        run = snapshot.copy_pages(extent.start, extent.start + count)
-        header.first, header.count = run.first, run.count
-        header.rows_bytes = len(run.versions) + len(run.crcs)
+        pages = max(1, frame_bytes // (self._page_bytes + PAGE_ROW_BYTES))
+        found = snapshot.copy_pages(self._next_runs(pages))
+        header.pages.extend(runs_to_pb(found.runs))
+        header.rows_bytes = len(found.versions) + len(found.crcs)
         header.last = not self._todo
-        return Frame(header, (run.versions, run.crcs, run.data))
+        return Frame(header, (found.versions, found.crcs, found.data))
+
+    def _next_runs(self, pages: int) -> list[Extent]:
+        """So many of the pages that are still to be sent, or all."""
+        runs: list[Extent] = []
+        while self._todo and pages:
+            start, stop = self._todo.pop()
+            end = min(stop, start + pages)
+            if end < stop:
+                self._todo.append(Extent(end, stop))
+            runs.append(Extent(start, end))
+            pages -= end - start
+        return runs
 
     def close(self) -> None:
         self._lease.release()

@@ -168,19 +168,19 @@ def region_rows() -> list[Row]:
 
 def _region_shadow_rows(root: Path) -> list[Row]:
     reader = open_region(root, "region")
-    run = reader.snapshot().copy_pages(0, 256)
+    whole = Extent(0, 256)
+    found = reader.snapshot().copy_pages([whole])
     shadow = create_region_shadow(root / "s" / "region.dsm", reader.info)
     shadow.advance(reader.version, reader.changed_since(0))
 
     def fill() -> None:
-        shadow.fill_pages(run)
+        shadow.fill_pages(found)
 
     def views() -> None:
         for _ in range(10_000):
             _ = shadow.view(5000, 100)
 
-    whole = Extent(run.first, run.stop)
-    filled = _rate(len(run.data) / 1e9, fill, lambda: shadow.drop(whole))
+    filled = _rate(len(found.data) / 1e9, fill, lambda: shadow.drop(whole))
     return [
         ("fill_pages of 1 MiB, verified", filled, "GB/s", None),
         ("shadow view(offset, length)", _rate(10_000, views), "1/s", 333_000),

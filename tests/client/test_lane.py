@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from dsm_client import Session, connect, lane
 from dsm_client.loop import background
+from dsm_client.transport import ADJUST_S, Transport
 
 from dsm.errors import DsmError, NodeUnavailable
 from dsm.segment import create_region
@@ -45,6 +46,27 @@ def test_a_task_that_loses_a_cancellation_is_ended_all_the_same(
         await asyncio.sleep(0)
         await asyncio.wait_for(lane.end((task,)), 5)
         assert task.cancelled()
+
+    asyncio.run(run())
+
+
+def test_lanes_are_adjusted_once_for_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        transport = Transport("nowhere", lanes=1, retry_s=1.0, lz4=False)
+        monkeypatch.setattr(transport, "_lanes", {0: None})
+        adjusted: asyncio.Queue[float] = asyncio.Queue()
+        monkeypatch.setattr(
+            transport, "_adjust_lanes", lambda: adjusted.put_nowait(transport.now())
+        )
+        for _ in range(2):
+            started = transport.now()
+            for _ in range(1000):
+                transport._adjust_soon(started)
+            assert await asyncio.wait_for(adjusted.get(), 5) - started > 0.9 * ADJUST_S
+            assert adjusted.empty()
+        monkeypatch.setattr(transport, "_lanes", {})
+        transport._adjust_now()
+        assert adjusted.empty(), "it is closing"
 
     asyncio.run(run())
 

@@ -179,6 +179,7 @@ def test_scattered_pages_take_few_requests_and_one_round_trip(
         assert moved["round_trips"] == 1
         assert took_s < 3 * RTT_S
         assert moved["requests"] <= 60
+        assert moved["frames"] <= moved["requests"]
     time.sleep(2 * RTT_S)  # for what would have been read ahead
     assert session.stats()["bytes_received"] < 1.1 * 4 * 120 * PAGE
 

@@ -77,6 +77,28 @@ def test_a_view_stays_as_it_is(
         assert old == NOISE[:SIZE]
 
 
+def test_what_is_dropped_while_it_is_read_is_fetched_again(
+    shared_node: NodeProcess,
+    dial: Dial,
+    writer: RegionWriter,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handle = dial(shared_node).open(name, access="copy_once")
+    handle.read()
+    shadow = handle._source.replica.shadow  # type: ignore[attr-defined]
+    lend = shadow._leases.view
+
+    def late(index: int) -> memoryview:
+        monkeypatch.undo()
+        assert shadow.drop(Extent(0, 1))
+        return lend(index)
+
+    for read in (lambda: handle.read(5, 10), lambda: handle.read_many([(5, 10)])[0]):
+        monkeypatch.setattr(shadow._leases, "view", late)
+        assert read() == NOISE[5:15]
+
+
 def test_a_remote_event_says_the_version(
     shared_node: NodeProcess, dial: Dial, writer: RegionWriter, name: str
 ) -> None:

@@ -346,6 +346,28 @@ def test_what_a_list_shares_with_requests_under_way_is_not_asked_for_again() -> 
     assert list(again) == [Extent(5, 6), Extent(10, 21)]
 
 
+def test_of_a_list_whose_lane_is_lost_only_what_did_not_come_is_asked_for_again() -> None:
+    fetcher, puller, _ = _fetcher()
+    pages = Pages()
+    fetcher.presence = fetcher.source = pages
+    fetcher.awaited_all(1, [Extent(at, at + 2) for at in range(0, HEAD, 4)], None)
+    left = ExtentSet()
+    for request in _sends(puller):
+        assert isinstance(request.read, ReadPages)
+        come, damaged, *rest = [page for run in request.read.need for page in range(*run)]
+        pages.whole.add(come, come + 1)
+        fetcher.arrived(request.id, come, come + 1)  # one frame: this one, and one that is damaged
+        for page in (damaged, *rest):
+            left.add(page, page + 1)
+    for lane in (0, 1):
+        for id, _ in puller.lane_lost(lane, 0.0):
+            fetcher.interrupted(id)
+        puller.lane_opened(lane, 0.0)
+    again = [e for r in _sends(puller) if isinstance(r.read, ReadPages) for e in r.read.need]
+    assert again == list(left)
+    assert not fetcher.woken
+
+
 def test_a_list_is_failed_once_by_whichever_part_fails() -> None:
     fetcher, puller, _ = _fetcher()
     fetcher.awaited_all(1, [Extent(0, 1), Extent(5, 6)], None)

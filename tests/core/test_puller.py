@@ -34,6 +34,7 @@ class Pulling(RuleBasedStateMachine):
         self.held: set[int] = set()
         self.over: set[int] = set()
         self.lanes: set[int] = set()
+        self.connected: set[int] = set()
 
     def _later(self) -> float:
         self.now += 0.001
@@ -51,6 +52,15 @@ class Pulling(RuleBasedStateMachine):
             self.lanes.add(lane)
 
     @rule(lane=st.integers(0, 3))
+    def connect_lane(self, lane: int) -> None:
+        self.puller.lane_connected(lane, self._later())
+        self.connected |= {lane} & self.lanes
+
+    @rule(count=st.integers(1, 3))
+    def use_lanes(self, count: int) -> None:
+        self.puller.lanes_used = count
+
+    @rule(lane=st.integers(0, 3))
     def lose_lane(self, lane: int) -> None:
         lost = {id for id, owner in self.puller.lane_lost(lane, self._later())}
         assert lost == {id for id, at in self.sent.items() if at == lane}
@@ -58,6 +68,7 @@ class Pulling(RuleBasedStateMachine):
             del self.sent[id]
         self.over |= lost
         self.lanes.discard(lane)
+        self.connected.discard(lane)
 
     @rule(urgency=st.sampled_from(Urgency), size=SIZES, parked=st.booleans())
     def submit(self, urgency: Urgency, size: int, parked: bool) -> None:
@@ -115,7 +126,7 @@ class Pulling(RuleBasedStateMachine):
                     assert lane in self.lanes
                     assert id in self.over
                 case Send(lane, request):
-                    assert lane in self.lanes
+                    assert lane in (self.connected or self.lanes) or self.puller._lanes[lane].young
                     urgency = self.queued.pop(request.id)
                     assert request.urgency is urgency
                     assert urgency is not Urgency.SPECULATIVE or request.id not in self.held
@@ -137,6 +148,11 @@ class Pulling(RuleBasedStateMachine):
         assert self.puller.unanswered == len(self.sent)
         assert self.puller.queued == len(self.queued)
         assert self.puller.unfinished == bool(self.sent or self.queued)
+
+    @invariant()
+    def bulk_lanes_are_counted(self) -> None:
+        used = [lane for lane in self.lanes if DEMAND_LANE < lane <= self.puller.lanes_used]
+        assert self.puller.bulk_lanes == max(1, len(used))
 
     @invariant()
     def owners_are_known(self) -> None:
@@ -214,6 +230,18 @@ def test_bulk_is_spread_over_its_lanes() -> None:
     assert sorted(lane for _, lane in _sent(puller)) == [1, 1, 2, 2]
 
 
+def test_bulk_lanes_beyond_those_used_get_nothing_more() -> None:
+    puller = _puller()
+    for used in (1, 2, 1):
+        puller.lanes_used = used
+        for _ in range(2):
+            _submit(puller, 10_000, Urgency.SPECULATIVE)
+        sent = _sent(puller)
+        assert {lane for _, lane in sent} == set(range(1, used + 1))
+        for id, _ in sent:
+            puller.finished(id, 0.0)
+
+
 def test_a_lane_takes_no_more_than_was_agreed() -> None:
     puller = _puller()
     puller.requests_max = 5
@@ -250,6 +278,18 @@ def test_what_has_not_connected_gets_nothing_once_others_have() -> None:
     sent = dict(_sent(puller))
     assert set(sent.values()) == {2}
     assert demand in sent, "also what would go over the demand lane"
+
+
+def test_who_waits_is_served_by_a_young_lane_where_there_is_no_other() -> None:
+    puller = _puller()
+    _delivering(puller, {1: 1_000_000})
+    puller.lane_lost(DEMAND_LANE, 1.0)
+    puller.lane_opened(DEMAND_LANE, 1.0)
+    puller.lane_connected(DEMAND_LANE, 1.0)
+    for lane in (1, 2):
+        puller.lane_lost(lane, 1.0)
+    ids = [_submit(puller, size, Urgency.AWAITED) for size in (100, 300_000)]
+    assert _sent(puller, 1.0) == [(id, DEMAND_LANE) for id in ids]
 
 
 def test_a_lane_that_came_later_is_given_what_is_needed_last() -> None:

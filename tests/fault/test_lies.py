@@ -14,7 +14,7 @@ from dsm_client import Session
 from dsm_server import Node
 from dsm_server.pull import PullStream
 
-from dsm.errors import DsmError
+from dsm.errors import DsmError, MalformedMessage
 from dsm.wire.frame import decode_frame, encode_frame
 from dsm.wire.v1 import wire_pb2 as pb
 from tests.client.test_methods import NOISE
@@ -84,6 +84,9 @@ def _set(**fields: Any) -> Callable[[pb.FrameHeader], None]:
                 header.status.CopyFrom(value)
             elif name == "changed":
                 header.changed.extend(value)
+            elif name == "pages":
+                header.ClearField("pages")
+                header.pages.extend(pb.Run(first=first, count=count) for first, count in value)
             else:
                 setattr(header, name, value)
 
@@ -108,6 +111,7 @@ LIES: dict[str, Lie] = {
     "part": headed(_set(part=9)),
     "offset": headed(_set(offset=HUGE)),
     "version": headed(_set(version=HUGE)),
+    "no pages": headed(_set(pages=[])),
     "tail beyond head": headed(_set(position=pb.Position(head=3, tail=9))),
     "huge position": headed(_set(position=pb.Position(head=HUGE, tail=HUGE - 1, version=HUGE))),
     "changed": headed(_set(changed=[pb.Run(first=HUGE, count=HUGE)])),
@@ -120,6 +124,21 @@ LIES: dict[str, Lie] = {
         _set(last=True, status=pb.Status(code=pb.OVERRUN, gap=pb.Run(first=HUGE, count=HUGE)))
     ),
     "a later code": headed(_set(last=True, status=pb.Status(code=88))),  # type: ignore[arg-type]
+}
+
+
+PAGE_LIES: dict[str, list[tuple[int, int]]] = {
+    "out of order": [(14, 1), (9, 1)],
+    "twice": [(9, 1), (9, 1)],
+    "overlapping": [(9, 2), (10, 1)],
+    "beyond the end": [(9, 1), (SIZE // 4096, 1)],
+    "huge": [(9, 1), (HUGE, HUGE)],
+    "an empty run": [(9, 2), (14, 0)],
+    "a run too few": [(9, 1)],
+    "a run too many": [(9, 1), (14, 1), (15, 1)],
+    "longer than its rows": [(9, 3)],
+    "none": [],
+    "more than a message may hold": [(9, 1)] * 100_000,
 }
 
 
@@ -157,6 +176,23 @@ def test_lies_for_ever(
         if isinstance(outcome, DsmError):
             assert str(outcome)
     assert isinstance(session.ping(), float)
+
+
+@pytest.mark.parametrize("name", [*PAGE_LIES, "a byte too few"])
+def test_lies_of_several_runs(
+    node: Node, dial: Dial, lies: Callable[[Lie, int], None], name: str
+) -> None:
+    """Two pages come in one frame; no other than these are believed to be here afterwards."""
+    region = dial(node).open("region", access="copy_once")
+    wrong = {"pages": PAGE_LIES[name]} if name in PAGE_LIES else {}
+    lies(headed(_set(**wrong), cut=not wrong), 1)
+    ranges = [(page * 4096, 10) for page in (9, 14)]  # beyond what the description brings
+    with pytest.raises(MalformedMessage, match=r"lies: .*(pages|runs)"):
+        region.read_many(ranges)
+    for _ in range(2):
+        views = in_time(lambda: region.read_many(ranges))
+        assert [bytes(view) for view in views] == [NOISE[at : at + 10] for at, _ in ranges]
+    assert in_time(lambda: bytes(region.read())) == NOISE[:SIZE]
 
 
 @pytest.mark.parametrize("method", ["copy_once", "zero_copy"])

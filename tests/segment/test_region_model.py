@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from dsm.core.extents import ExtentSet
 from dsm.errors import BudgetExceeded, NotFilled, OutOfRange
 from dsm.model import Extent
 from dsm.segment import (
@@ -99,16 +100,19 @@ class RegionMachine(RuleBasedStateMachine):
             assert len({bytes(view) for view, _ in self.views}) >= 4
             return
 
-    @rule(at=share, share=share)
-    def fill(self, at: float, share: float) -> None:
-        offset, length = self.extent(at, share)
-        first, stop = offset // PAGE, -(-(offset + length) // PAGE)
+    @rule(parts=st.lists(st.tuples(share, share), max_size=3))
+    def fill(self, parts: list[tuple[float, float]]) -> None:
+        extents = [self.extent(*part) for part in parts]
+        runs = list(ExtentSet((at // PAGE, -(-(at + length) // PAGE)) for at, length in extents))
+        left = ExtentSet(self.shadow.missing())
         snapshot = self.reader.snapshot()
         with snapshot:
-            run = snapshot.copy_pages(first, stop)
-        assert self.shadow.fill_pages(run) == []
+            found = snapshot.copy_pages(runs)
+        assert self.shadow.fill_pages(found) == []
         if self.shadow.version == self.region.version:
-            assert self.shadow.missing(first, stop) == []
+            for run in runs:
+                left.discard(*run)
+            assert self.shadow.missing() == list(left)
 
     @rule(at=share, share=share)
     def hold(self, at: float, share: float) -> None:

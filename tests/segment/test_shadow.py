@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from dsm.errors import BudgetExceeded, NotFilled, UsageError
 from dsm.model import Extent
 from dsm.segment import (
     BlockRun,
-    PageRun,
+    PageRuns,
     RegionShadow,
+    RegionWriter,
     RingShadow,
     create_region,
     create_region_shadow,
@@ -98,7 +100,7 @@ def test_a_flipped_bit_never_gets_into_a_region(where: Path, bit: int, crcs: boo
             shadow.advance(1, [Extent(0, 6)])
             snapshot = region.snapshot()
             with snapshot as view:
-                run = snapshot.copy_pages(0, 6)
+                run = snapshot.copy_pages([Extent(0, 6)])
                 bad = (
                     run._replace(crcs=flip(run.crcs, bit))
                     if crcs
@@ -134,15 +136,30 @@ def test_runs_that_make_no_sense_are_refused(root: Path) -> None:
     assert shadow.fill_blocks(BlockRun(3, 0, b"", b"")) == []
     region = create_region(root, "r", size_bytes=8192)
     replica = create_region_shadow(root / "s" / "r.dsm", region.info)
-    pages = region.snapshot().copy_pages(0, 2)
+    pages = region.snapshot().copy_pages([Extent(0, 2)])
+    huge = 1 << 64
     for wrong in (
-        pages._replace(first=1),
-        pages._replace(count=3),
+        *(pages._replace(runs=(Extent(*run),)) for run in ((1, 3), (0, 3), (-1, 1), (0, huge))),
+        *(
+            pages._replace(runs=(Extent(*first), Extent(*second)))
+            for first, second in (
+                ((1, 2), (0, 1)),
+                ((0, 1), (0, 1)),
+                ((0, 2), (1, 1)),
+                ((0, 2), (2, 2)),
+                ((0, huge), (huge, huge + 1)),
+            )
+        ),
+        pages._replace(runs=()),
         pages._replace(data=b""),
+        pages._replace(data=bytes(pages.data) + b"x"),
         pages._replace(versions=b""),
+        pages._replace(crcs=pages.crcs[1:]),
     ):
-        assert replica.fill_pages(wrong) == list(range(wrong.first, wrong.first + wrong.count))
+        with pytest.raises(ValueError, match="pages"):
+            replica.fill_pages(wrong)
     assert replica.missing() == [Extent(0, 2)]
+    assert replica.fill_pages(pages) == []
 
 
 def test_held_blocks_are_not_overwritten(root: Path) -> None:
@@ -200,11 +217,12 @@ def test_a_region_shadow_goes_round_what_is_held(root: Path) -> None:
         shadow.advance(version, region.changed_since(version - 1))
         snapshot = region.snapshot()
         with snapshot:
-            shadow.fill_pages(snapshot.copy_pages(0, 256))
+            shadow.fill_pages(snapshot.copy_pages([Extent(0, 256)]))
         held.append(shadow.view(0, 4096)[:10])
     assert shadow.resident_bytes > 4 << 20
     with pytest.raises(BudgetExceeded, match="let go"):
         shadow.advance(5, [Extent(0, 1)])
+    assert shadow.missing() == []
     assert [bytes(view) for view in held] == [bytes([v]) * 10 for v in range(1, 5)]
     assert shadow.version == 4
     held.clear()
@@ -217,16 +235,87 @@ def test_a_region_shadow_goes_round_what_is_held(root: Path) -> None:
     assert shadow.version == 5, "it never goes back"
 
 
+def pulled(root: Path) -> tuple[RegionWriter, RegionShadow]:
+    """A region of two pages, "1" and "1", and a shadow that has all of it."""
+    region = create_region(root, "a", size_bytes=8192)
+    shadow = create_region_shadow(root / "s" / "a.dsm", region.info)
+    commit(region, shadow, 0, b"1" * 8192)
+    return region, shadow
+
+
+def commit(region: RegionWriter, shadow: RegionShadow, at: int, data: bytes) -> None:
+    """Both are of the new version then, and the shadow has what it is allowed to have."""
+    with region.write(at, len(data)) as view:
+        view[:] = data
+    shadow.advance(region.version, region.changed_since(region.version - 1))
+    with (snapshot := region.snapshot()):
+        shadow.fill_pages(snapshot.copy_pages([Extent(0, 2)]))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("how", ["advance", "drop"])
+def test_a_reader_that_comes_while_pages_are_taken_away(
+    root: Path, monkeypatch: pytest.MonkeyPatch, how: str, late: bool
+) -> None:
+    """Just before, or just after it was asked what is held: its views stay what they are."""
+    region, shadow = pulled(root)
+    held, views = shadow._leases.held, []
+
+    def come() -> None:
+        for page in (0, 1):
+            with contextlib.suppress(NotFilled):
+                views.append(shadow.view(page * 4096, 4096))
+
+    def asked(index: int) -> bool:
+        if not late:
+            come()
+        answer = held(index)
+        if late:
+            come()
+        return answer
+
+    monkeypatch.setattr(shadow._leases, "held", asked)
+    if how == "advance":
+        commit(region, shadow, 0, b"2" * 4096)
+    else:
+        shadow.drop(Extent(0, 1))
+    monkeypatch.undo()
+    assert views
+    assert {bytes(view) for view in views} == {b"1" * 4096}
+    expected = b"2" if how == "advance" else b"1"
+    if late and how == "drop":
+        assert shadow.missing() == [Extent(0, 1)]
+    else:
+        assert shadow.view(0, 4096) == expected * 4096
+
+
+def test_a_reader_that_is_overtaken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked up the current buffer, which was left and given back before it took a view."""
+    region, shadow = pulled(root)
+    lend, holder = shadow._leases.view, [shadow.view(0, 1)]
+
+    def late(index: int) -> memoryview:
+        monkeypatch.undo()
+        commit(region, shadow, 4096, b"2" * 4096)  # goes round what is held
+        holder.clear()
+        assert shadow.resident_bytes  # gives back what only holders kept
+        return lend(index)
+
+    monkeypatch.setattr(shadow._leases, "view", late)
+    assert shadow.view(0, 4096) == b"1" * 4096
+    assert shadow.view(4096, 4096) == b"2" * 4096
+
+
 def test_pages_of_other_versions(root: Path) -> None:
     region = create_region(root, "a", size_bytes=2 * 4096)
     shadow = create_region_shadow(root / "s" / "a.dsm", region.info)
-    runs: list[PageRun] = []
+    runs: list[PageRuns] = []
     for version in (1, 2):
         with region.write(0, 1) as view:
             view[0] = version
         snapshot = region.snapshot()
         with snapshot:
-            runs.append(snapshot.copy_pages(0, 2))
+            runs.append(snapshot.copy_pages([Extent(0, 2)]))
     shadow.advance(1, [Extent(0, 2)])
     shadow.advance(2, [Extent(0, 1)])
     assert shadow.fill_pages(runs[0]) == []
@@ -259,13 +348,14 @@ def test_a_relay_exports_what_is_here_and_no_more(root: Path) -> None:
             call()
     with pytest.raises(UsageError):
         reader.fill_blocks(ring.copy_blocks(10, 20, 1 << 20))
-    region = create_region(root, "b", size_bytes=8192)
+    region = create_region(root, "b", size_bytes=8192 + 100)
     replica = create_region_shadow(root / "s" / "b.dsm", region.info)
     assert isinstance(replica, RegionShadow)
-    run = region.snapshot().copy_pages(1, 2)
+    pages = [Extent(0, 1), Extent(2, 3)]
+    run = region.snapshot().copy_pages(pages)
     replica.fill_pages(run)
-    assert replica.copy_pages(1, 2) == run
+    assert replica.copy_pages(pages) == run
     with pytest.raises(NotFilled):
-        replica.copy_pages(0, 2)
+        replica.copy_pages([Extent(0, 1), Extent(1, 2)])
     with pytest.raises(NotFilled):
         replica.snapshot()

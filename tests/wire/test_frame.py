@@ -14,6 +14,7 @@ from dsm.wire.v1 import wire_pb2 as pb
 MAX = 1 << 20
 
 u64 = st.integers(0, 2**64 - 1)
+runs = st.builds(pb.Run, first=u64, count=u64)
 headers = st.builds(
     pb.FrameHeader,
     id=u64,
@@ -22,9 +23,10 @@ headers = st.builds(
     position=st.builds(pb.Position, head=u64, tail=u64, version=u64),
     first=u64,
     count=u64,
-    changed=st.lists(st.builds(pb.Run, first=u64, count=u64), max_size=3),
+    changed=st.lists(runs, max_size=3),
     offset=u64,
     parked=st.booleans(),
+    pages=st.lists(runs, max_size=3),
 )
 payloads = st.lists(st.binary(max_size=300), max_size=4)
 

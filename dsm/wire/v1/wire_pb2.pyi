@@ -929,8 +929,8 @@ class PullFrame(_message.Message):
               length u32, flags u32, head_crc u32, body_crc u32. Data is, for WHOLE, the ring's
               memory from the first block's pos to the last one's end (blocks start at multiples of
               8); for HEADER and PAYLOAD, those parts one after the other.
-      pages:  rows are a u64 page version for each page, then a u32 CRC-32C for each; data is the
-              pages.
+      pages:  rows are a u64 page version for each page of all runs, then a u32 CRC-32C for each;
+              data is the pages.
       bytes:  no rows.
     """
     @_builtins.property
@@ -970,12 +970,13 @@ class FrameHeader(_message.Message):
     PART_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     last: _builtins.bool
     """No more frames for this request."""
     epoch: _builtins.int
     first: _builtins.int
-    """Blocks or pages in this frame: [first, first + count). Bytes: the offset and the length."""
+    """Blocks in this frame: [first, first + count). Bytes: the offset and the length."""
     count: _builtins.int
     rows_bytes: _builtins.int
     """Leading part of the payload, after decompression."""
@@ -1003,6 +1004,10 @@ class FrameHeader(_message.Message):
 
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
+    @_builtins.property
+    def pages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
+        """Pages in this frame: runs of one page or more, ascending and disjoint."""
+
     def __init__(
         self,
         *,
@@ -1022,10 +1027,11 @@ class FrameHeader(_message.Message):
         part: Global___Part.ValueType = ...,
         offset: _builtins.int = ...,
         parked: _builtins.bool = ...,
+        pages: _abc.Iterable[Global___Run] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "parked", b"parked", "part", b"part", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "pages", b"pages", "parked", b"parked", "part", b"part", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
