@@ -7,6 +7,6 @@ COPY dsm dsm
 COPY client client
 COPY server server
 COPY netem netem
-RUN pip install --no-cache-dir '.[node,cli]'
+RUN pip install --no-cache-dir '.[node,cli,typed]'
 
 CMD ["dsm", "--help"]

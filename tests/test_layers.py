@@ -31,8 +31,8 @@ MAY_IMPORT = {
     "dsm.model": {"dsm"},
     "dsm.core": {"dsm"},
     "dsm.locality": {"dsm"},
-    "dsm.wire": {"dsm", "google", "grpc", "lz4", "crc32c"},
-    "dsm.codec": {"dsm", "lz4", "numcodecs", "blosc2", "numpy"},
+    "dsm.wire": {"dsm", "google", "grpc", "crc32c"},
+    "dsm.codec": {"dsm", "lz4", "blosc"},
     "dsm.segment": {"dsm", "crc32c", "numpy"},
     "dsm_client": {
         "dsm", "dsm_client", "grpc", "tenacity", "uvloop", "numpy", "typer", "rich", "crc32c",

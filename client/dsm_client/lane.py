@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from grpc import aio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from dsm.core.compression import Codec
 from dsm.core.puller import DEMAND_LANE
 from dsm.core.reads import Request
 from dsm.wire.convert import request_to_pb
@@ -76,14 +77,14 @@ class Lane:
         address: str,
         security: Security,
         *,
-        lz4: bool,
+        codecs: Collection[Codec],
         retry_s: float,
     ) -> None:
         self.number = number
         self._owner = owner
         self._address = address
         self._security = security
-        self._lz4 = lz4
+        self._codecs = codecs
         # Who waits for `retry_s` gets several attempts, also where it is short.
         self._backoff_s_max = min(BACKOFF_S_MAX, retry_s / 4)
         self._outgoing: deque[bytes] = deque()
@@ -101,9 +102,9 @@ class Lane:
         self.stop()
         await end((self._task,))
 
-    def send(self, request: Request) -> int:
-        """Queue it to be sent; returns its size."""
-        return self._enqueue(request_to_pb(request, accept_lz4=self._lz4))
+    def send(self, request: Request, rate_bytes_s: int) -> int:
+        """Queue it to be sent, with the rate that the path has; returns its size."""
+        return self._enqueue(request_to_pb(request, codecs=self._codecs, rate_bytes_s=rate_bytes_s))
 
     def cancel(self, id: int) -> None:
         self._enqueue(pb.PullRequest(id=id, cancel=pb.Cancel()))

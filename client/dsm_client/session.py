@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from dsm.codec import AVAILABLE
 from dsm.core.lanes import LANES_MAX
 from dsm.errors import Closed, SegmentNotFound, UsageError
 from dsm.locality import Proof, is_local
@@ -52,6 +53,7 @@ class Options:
     cache: str = ""
     budget_bytes: int = BUDGET_BYTES
     compress: bool = True
+    """Have the node compress where it finds that faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class SessionCore:
             self._security,
             lanes=options.lanes,
             retry_s=options.retry_s,
-            lz4=options.compress,
+            codecs=AVAILABLE if options.compress else (),
         )
         transport.start()
         return transport

@@ -28,7 +28,7 @@ class HandleStats(TypedDict):
     late: int
     """Of those: for what had been requested ahead of the reader, but not soon enough."""
     bytes_received: int
-    """Payloads of frames, before decompression."""
+    """Payloads of frames, after decompression."""
     prefetched_bytes: int
     """Of those: what nobody waited for when it was asked for."""
     wasted_bytes: int
@@ -37,6 +37,10 @@ class HandleStats(TypedDict):
     unread_bytes: int
     """Of those: here, and not read so far, whether given up or not. Grows and shrinks."""
     checksum_failures: int
+    codec: str
+    """Of the newest frame of this segment: raw, lz4 or blosc (bit-shuffled LZ4)."""
+    wire_ratio: float
+    """Bytes on the wire for each byte of payload, over the segment's last frames; at most 1."""
     pattern: str
     """Of the reads: sequential, strided, backward, random or unknown."""
     window_bytes: int
@@ -55,6 +59,7 @@ def stats_of(replica: Replica) -> HandleStats:
     counts, ahead = replica.counts, replica.fetcher.ahead
     unit_bytes = counts.prefetched_bytes / max(1, ahead.arrived_units)
     now, path = replica.transport.now(), replica.transport.estimate()
+    received = replica.transport.puller.received(replica.info.name)
     return HandleStats(
         method=replica.method.value,
         reads=counts.reads,
@@ -66,6 +71,8 @@ def stats_of(replica: Replica) -> HandleStats:
         wasted_bytes=round(ahead.wasted_units * unit_bytes),
         unread_bytes=round(ahead.unread_units * unit_bytes),
         checksum_failures=counts.checksum_failures,
+        codec=received.codec.value,
+        wire_ratio=received.ratio,
         pattern=replica.planner.pattern(now).kind,
         window_bytes=path.window_bytes,
         rate_bps=path.rate_bps,
@@ -88,6 +95,8 @@ def stats_of_mapped() -> HandleStats:
         wasted_bytes=0,
         unread_bytes=0,
         checksum_failures=0,
+        codec="raw",
+        wire_ratio=1.0,
         pattern="unknown",
         window_bytes=0,
         rate_bps=0.0,
@@ -138,7 +147,13 @@ def _bytes(stats: HandleStats) -> str:
     if stats["prefetched_bytes"]:
         text += f", {_size(stats['prefetched_bytes'])} of it before anybody waited for it"
         text += f"; {_size(stats['wasted_bytes'])} of that was given up unread"
-    return text
+    return f"{text}; {_compression(stats)}"
+
+
+def _compression(stats: HandleStats) -> str:
+    if stats["codec"] == "raw":
+        return "not compressed"
+    return f"compressed with {stats['codec']} to {stats['wire_ratio']:.0%} on the wire"
 
 
 def _size(count: float) -> str:

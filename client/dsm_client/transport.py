@@ -12,19 +12,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 from grpc import aio
 
+from dsm.core.compression import Codec
 from dsm.core.lanes import LaneCount
 from dsm.core.path import PathEstimator
 from dsm.core.puller import DEMAND_LANE, Cancel, Puller, Send
 from dsm.core.reads import Read, Urgency
 from dsm.errors import Closed, DsmError, MalformedMessage, NodeUnavailable
 from dsm.model import PathEstimate
-from dsm.wire.frame import BadFrame, decode_frame
+from dsm.wire.frame import CODECS_BACK, BadFrame, decode_frame
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.control import Control
 from dsm_client.direct import DirectRead
@@ -74,7 +76,13 @@ class Transport:
     """One session's connections to one node."""
 
     def __init__(
-        self, address: str, security: Security, *, lanes: int, retry_s: float, lz4: bool
+        self,
+        address: str,
+        security: Security,
+        *,
+        lanes: int,
+        retry_s: float,
+        codecs: Collection[Codec],
     ) -> None:
         self.address = address
         self.security = security
@@ -85,7 +93,7 @@ class Transport:
         self.counts = TransportCounts()
         self.owners: set[Owner] = set()
         self._lane_count = LaneCount(lanes)
-        self._lz4 = lz4
+        self._codecs = codecs
         self._lanes: dict[int, Lane] = {}
         self._open_lanes: set[int] = set()
         self._connected_lanes: set[int] = set()
@@ -132,7 +140,7 @@ class Transport:
 
     def _open_lane(self, number: int) -> None:
         self._lanes[number] = Lane(
-            number, self, self.address, self.security, lz4=self._lz4, retry_s=self.retry_s
+            number, self, self.address, self.security, codecs=self._codecs, retry_s=self.retry_s
         )
 
     def _adjust_lanes(self) -> None:
@@ -203,8 +211,9 @@ class Transport:
         for action in self.puller.actions(self.now()):
             match action:
                 case Send(lane, request):
+                    rate_bytes_s = int(self.estimate().rate_bps / 8)
                     self.counts.requests += 1
-                    self.counts.bytes_sent += self._lanes[lane].send(request)
+                    self.counts.bytes_sent += self._lanes[lane].send(request, rate_bytes_s)
                 case Cancel(lane, id):
                     self._lanes[lane].cancel(id)
         self._watch_patience()
@@ -317,7 +326,14 @@ class Transport:
             raise _BadStream(f"an answer to request {header.id}, which was never asked")
         self._bad_streams = 0
         submitter: Any = self.puller.owner(header.id)
-        self.puller.frame_arrived(header.id, len(message), now, parked=header.parked)
+        self.puller.frame_arrived(
+            header.id,
+            len(message),
+            now,
+            parked=header.parked,
+            decoded_bytes=len(payload),
+            codec=CODECS_BACK[header.codec],
+        )
         if header.last:
             self.puller.finished(header.id, now)
         if submitter is None:

@@ -68,7 +68,7 @@ class Source(Protocol):
     def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read: ...
 
     def unit_bytes(self, header_bytes: int | None) -> float:
-        """Expected wire bytes of one unit."""
+        """Expected bytes of one unit, before compression."""
 
 
 @dataclass(slots=True)
@@ -191,14 +191,15 @@ class Fetcher:
         ahead = limit.stop + park_units
         if park_units > PARKED_REQUESTS:  # one request for several blocks, not one for each
             ahead -= ahead % (park_units // PARKED_REQUESTS)
-        ahead_bytes = min(AHEAD * self.puller.path.window_bytes(now), self.ahead_bytes_max)
-        window = max(1, int(ahead_bytes / unit))
+        wire = unit * self.puller.received(self.segment).ratio
+        in_flight = AHEAD * self.puller.path.window_bytes(now) / wire
+        window = max(1, int(min(in_flight, self.ahead_bytes_max / unit)))
         plan = self.planner.plan(
             now,
             window_units=window,
             limit=Extent(limit.start, ahead),
             wanted=lambda a, b: self._lacking(a, b, header_bytes),
-            gap_units=int(path.bdp_bytes / unit),
+            gap_units=int(path.bdp_bytes / wire),
             delay_s=path.rtt_s,
         )
         for extent in plan:
@@ -346,8 +347,9 @@ class Fetcher:
     ) -> None:
         """Cut into requests, and hand them to the puller."""
         unit, total = self.source.unit_bytes(header_bytes), sum(e.length for e in extents)
-        units = total if park else max(1, int(self.puller.request_bytes / unit))
-        window, most = int(self.puller.window_bytes / unit), int(REQUEST_BYTES_MAX / unit)
+        wire = unit * self.puller.received(self.segment).ratio
+        window, most = int(self.puller.window_bytes / wire), int(REQUEST_BYTES_MAX / unit)
+        units = total if park else max(1, min(int(self.puller.request_bytes / wire), most))
         if len(extents) > 1:
             share = total // (SCATTERED_REQUESTS * self.puller.bulk_lanes)
             units = max(units, min(share, most))

@@ -28,10 +28,8 @@ LANES_LONG = 8
 """From the start, where slow start is what the first access waits for: the best iperf3 has as many,
 and the ninth would save a tenth of a round trip..."""
 
-LANES_NEAR, NEAR_RTT_S = 4, 0.01
-"""...but on a path as short as this slow start is over in some milliseconds, and each connection
-costs both sides wake-ups: 1 Gbit/s x 5 ms gave 840 Mbit/s with four and 770 with eight, two cores
-being the limit."""
+LONG_RTT_S = 0.002
+"""...which is anything longer than a campus."""
 
 LANES_MAX = 16
 
@@ -66,7 +64,6 @@ class LaneCount:
         assert lanes_max >= 1
         self._lanes_max = lanes_max
         self._count = min(LANES_LONG, lanes_max)
-        self._rtt_is_known = False
         self._needed_until: float | None = None
         self._earned = 0
         """What trials have shown to be worth having."""
@@ -78,8 +75,6 @@ class LaneCount:
         """The number of bulk lanes for this path now; `full`: the window is in flight."""
         self._try(path, now, full=full)
         needed = min(self._lanes_max, max(self._needed(path), self._earned))
-        if path.rtt_s and not self._rtt_is_known:
-            self._rtt_is_known, self._count = True, needed
         if needed >= self._count or self._needed_until is None:
             self._count = max(needed, self._count)
             self._needed_until = now + IDLE_S
@@ -89,7 +84,7 @@ class LaneCount:
         return min(self._lanes_max, self._count + (self._trial.lanes if self._trial else 0))
 
     def _needed(self, path: PathEstimate) -> int:
-        floor = LANES_NEAR if 0 < path.rtt_s <= NEAR_RTT_S else LANES_LONG
+        floor = LANES_LONG if not path.rtt_s or path.rtt_s > LONG_RTT_S else 1
         if path.phase == "startup":  # its window is beyond what the path holds
             return floor
         return max(floor, -(-path.window_bytes // LANE_BYTES))

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import log2
 
+from dsm.core.compression import Codec, Received
 from dsm.core.lanes import LANES_MAX, LaneRate
 from dsm.core.path import PathEstimator
 from dsm.core.reads import Read, Request, Urgency
@@ -57,6 +58,9 @@ WINDOW_BYTES_UNKNOWN = 512 << 10
 
 REQUESTS_MAX = 1024
 """Unanswered requests on one lane, until the node's limit is known."""
+
+SEGMENTS_MAX = 1024
+"""Of which it is known how they are compressed; the one that came first is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ class Puller:
         self._present_bulk: _Lanes = {}
         self._present_demand: _Lanes = {}
         self._cancels: list[Cancel] = []
+        self._received: dict[str, Received] = {}
         self._next_id = 1
 
     # ── inputs ──
@@ -176,8 +181,9 @@ class Puller:
     ) -> int:
         """Queue a read; returns its id. It leaves with a later `actions`.
 
-        `owner` is whatever the caller wants to find again by the id; `read_bytes` the size of the
-        read that this is a piece of.
+        `bytes_expected` before compression, which is reckoned with when it leaves; `owner` is
+        whatever the caller wants to find again by the id; `read_bytes` the size of the read that
+        this is a piece of.
         """
         id = self._next_id
         self._next_id += 1
@@ -219,10 +225,21 @@ class Puller:
             self.path.request_abandoned(id, now)
             self._cancels.append(Cancel(entry.lane, id))
 
-    def frame_arrived(self, id: int, wire_bytes: int, now: float, *, parked: bool = False) -> None:
+    def frame_arrived(
+        self,
+        id: int,
+        wire_bytes: int,
+        now: float,
+        *,
+        parked: bool = False,
+        decoded_bytes: int = 0,
+        codec: Codec = Codec.RAW,
+    ) -> None:
         entry = self._entries.get(id)
         if entry is None or entry.lane < 0:
             return
+        if decoded_bytes:
+            self._segment_received(entry.request.segment).arrived(codec, wire_bytes, decoded_bytes)
         if not entry.parked:
             self._lanes[entry.lane].rate.bytes_arrived(id, wire_bytes, now)
         if not parked:
@@ -256,9 +273,13 @@ class Puller:
         """Nothing is unanswered on it."""
         return lane not in self._lanes or not self._lanes[lane].unanswered
 
+    def received(self, segment: str) -> Received:
+        """How its frames came lately."""
+        return self._received.get(segment) or Received()
+
     @property
     def request_bytes(self) -> int:
-        """How large a request to submit now."""
+        """How large a request to submit now, on the wire."""
         return request_bytes(self.path.estimate(self._now), self.bulk_lanes)
 
     @property
@@ -294,6 +315,15 @@ class Puller:
 
     def _is_bulk(self, lane: int) -> bool:
         return DEMAND_LANE < lane <= self._lanes_used
+
+    def _segment_received(self, segment: str) -> Received:
+        if segment not in self._received and len(self._received) >= SEGMENTS_MAX:
+            del self._received[next(iter(self._received))]
+        return self._received.setdefault(segment, Received())
+
+    def _wire_bytes(self, entry: _Entry) -> int:
+        """Expected of it."""
+        return int(entry.bytes_expected * self.received(entry.request.segment).ratio)
 
     def _send_awaited(self, actions: list[Action], now: float) -> None:
         queue = self._queues[Urgency.AWAITED]
@@ -346,7 +376,7 @@ class Puller:
 
     def _window_is_full(self, entry: _Entry) -> bool:
         in_flight = self.path.in_flight_bytes
-        return in_flight > 0 and in_flight + entry.bytes_expected > self.window_bytes
+        return in_flight > 0 and in_flight + self._wire_bytes(entry) > self.window_bytes
 
     def _lane_for(self, entry: _Entry) -> int | None:
         small = entry.read_bytes <= SMALL_BYTES or entry.bytes_expected <= FIRST_BYTES
@@ -358,12 +388,12 @@ class Puller:
             return min(usable, key=partial(self._round_trips, entry, rtt_s), default=None)
         else:
             usable = self._usable(self._present_bulk)
-        typical = self._typical_rate()
+        typical, wire_bytes = self._typical_rate(), self._wire_bytes(entry)
 
         def done_in(lane: int) -> float:
             rate = self._lanes[lane].rate
             own = rate.bytes_per_s or typical
-            return (rate.in_flight_bytes + entry.bytes_expected) / (own + EVEN * (typical - own))
+            return (rate.in_flight_bytes + wire_bytes) / (own + EVEN * (typical - own))
 
         return min(usable, key=done_in, default=None)
 
@@ -374,7 +404,7 @@ class Puller:
         """
         rate = self._lanes[lane].rate
         window = rate.bytes_per_s * rtt_s
-        windows = (rate.in_flight_bytes + entry.bytes_expected) / max(window, FIRST_BYTES)
+        windows = (rate.in_flight_bytes + self._wire_bytes(entry)) / max(window, FIRST_BYTES)
         slow_start = lane == DEMAND_LANE or window < FIRST_BYTES
         return max(1.0, log2(1 + windows) if slow_start else windows), rate.in_flight_bytes
 
@@ -406,9 +436,9 @@ class Puller:
         state = self._lanes[lane]
         state.unanswered += 1
         if not entry.parked:
-            share = self.window_bytes // self.bulk_lanes
-            state.rate.request_sent(entry.request.id, entry.bytes_expected, now, share)
-            self.path.request_sent(entry.request.id, entry.bytes_expected, now, app_limited=limited)
+            share, wire_bytes = self.window_bytes // self.bulk_lanes, self._wire_bytes(entry)
+            state.rate.request_sent(entry.request.id, wire_bytes, now, share)
+            self.path.request_sent(entry.request.id, wire_bytes, now, app_limited=limited)
         return Send(lane, entry.request)
 
     def _release(self, entry: _Entry) -> None:

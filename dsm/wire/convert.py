@@ -5,8 +5,9 @@ Functions named `..._from_pb` raise `ValueError` for what a correct peer would n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from dsm.core.compression import Codec
 from dsm.core.reads import Part, Read, ReadBlocks, ReadBytes, ReadPages, Request, Urgency
 from dsm.locality import Proof
 from dsm.model import Event, Extent, Kind, Position, SegmentInfo, validate_name
@@ -121,13 +122,17 @@ def proof_from_pb(message: pb.Locality) -> Proof:
     return Proof(message.boot_id, message.root, message.proof_file, message.proof)
 
 
-def request_to_pb(request: Request, *, accept_lz4: bool = False) -> pb.PullRequest:
+def request_to_pb(
+    request: Request, *, codecs: Collection[Codec] = (), rate_bytes_s: int = 0
+) -> pb.PullRequest:
     message = pb.PullRequest(
         id=request.id,
         segment=request.segment,
         epoch=request.epoch,
         priority=pb.SPECULATIVE if request.urgency is not Urgency.AWAITED else pb.DEMAND,
-        accept_lz4=accept_lz4,
+        accept_lz4=Codec.LZ4 in codecs,
+        accept_blosc=Codec.BLOSC in codecs,
+        rate_bytes_s=rate_bytes_s,
     )
     match request.read:
         case ReadBlocks(first, stop, part, header_bytes, bytes_max, park):
@@ -162,6 +167,12 @@ def request_from_pb(message: pb.PullRequest) -> Request:
     urgency = Urgency.AWAITED if message.priority == pb.DEMAND else Urgency.SPECULATIVE
     name = validate_name(message.segment)
     return Request(message.id, name, message.epoch, _read_from_pb(message), urgency)
+
+
+def codecs_from_pb(message: pb.PullRequest) -> tuple[Codec, ...]:
+    """Those that the answer may be encoded with."""
+    accepted = ((Codec.BLOSC, message.accept_blosc), (Codec.LZ4, message.accept_lz4))
+    return tuple(codec for codec, accepts in accepted if accepts)
 
 
 def _read_from_pb(message: pb.PullRequest) -> Read:

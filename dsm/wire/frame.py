@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import crc32c
-import lz4.block
 from google.protobuf.message import DecodeError
 
+from dsm.codec import Buffer, decompress
+from dsm.core.compression import Codec
 from dsm.wire.v1 import wire_pb2 as pb
 
-Buffer = bytes | bytearray | memoryview
+CODECS = {Codec.RAW: pb.RAW, Codec.LZ4: pb.LZ4, Codec.BLOSC: pb.BLOSC}
+CODECS_BACK = {value: codec for codec, value in CODECS.items()}
 
 _HEADER_TAG = 0x0A
 _CRC_TAG = 0x15
@@ -65,26 +67,16 @@ def decode_frame(message: bytes, frame_bytes_max: int) -> tuple[pb.FrameHeader, 
     payload = view[start : start + size]
     if header.decoded_bytes > frame_bytes_max:
         raise BadFrame(f"a payload of {header.decoded_bytes} bytes; {frame_bytes_max} were agreed")
-    if header.codec == pb.LZ4:
-        payload = _decompress(payload, header.decoded_bytes)
-    elif header.codec != pb.RAW:
+    if (codec := CODECS_BACK.get(header.codec)) is None:
         raise BadFrame(f"unknown codec {header.codec}")
+    if codec is not Codec.RAW:
+        try:
+            payload = decompress(codec, payload, header.decoded_bytes)
+        except ValueError as error:
+            raise BadFrame(f"the payload does not decompress: {error}") from None
     if len(payload) != header.decoded_bytes or header.rows_bytes > len(payload):
         raise BadFrame("the payload's length contradicts its header")
     return header, payload
-
-
-def compress(pieces: Sequence[Buffer]) -> bytes:
-    """The pieces as one LZ4 block, without its size (which is in the header)."""
-    joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return bytes(lz4.block.compress(joined, store_size=False))
-
-
-def _decompress(payload: memoryview, size: int) -> memoryview:
-    try:
-        return memoryview(lz4.block.decompress(payload, uncompressed_size=size))
-    except lz4.block.LZ4BlockError as error:
-        raise BadFrame(f"the payload does not decompress: {error}") from None
 
 
 def _split(view: memoryview) -> tuple[pb.FrameHeader, int, int]:

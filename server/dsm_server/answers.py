@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsm.codec import Buffer
 from dsm.core.extents import ExtentSet, merge
 from dsm.core.reads import Part, Read, ReadBlocks, ReadBytes, ReadPages, Request
 from dsm.errors import BudgetExceeded, DsmError, OutOfRange, Overrun
 from dsm.model import Extent, Gap, Kind
 from dsm.segment import BlockRun
 from dsm.wire.convert import PARTS, position_to_pb, runs_to_pb
-from dsm.wire.frame import Buffer, encode_frame
+from dsm.wire.frame import encode_frame
 from dsm.wire.protocol import Limits
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_server.exports import CHANGED_EXTENTS_MAX, Exported

@@ -1,52 +1,54 @@
-"""LZ4 where it makes a frame smaller, and no more work than a glance where it does not.
+"""Compression of frames, where it makes a transfer faster: `dsm.core.compression` decides.
 
-Per segment: while frames shrink, each is compressed; after one that did not, so many are passed by
-(1, 2, 4, ... `PASS_MAX`) before it is tried again, since data changes.
+One choice for each segment and part: the headers of packets shrink where their payloads do not.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from dsm.wire.frame import Buffer, compress, encode_frame
+from dsm.codec import AVAILABLE, Buffer, compress
+from dsm.core.compression import GAIN, Codec, CodecChoice, item_bytes
+from dsm.wire.frame import CODECS, encode_frame
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_server.exports import Exported
 
-WORTHWHILE = 0.9
-"""Compressed over plain: above it, the time to decompress eats what the path saves."""
-
-PASS_MAX = 64
 SIZE_MIN = 512
 """Smaller payloads cost a packet either way."""
 
 
-@dataclass(slots=True)
-class _Gate:
-    passing: int = 0
-    penalty: int = 1
-
-
 class Compressor:
-    """Remembers for each segment whether compressing has paid."""
+    """Remembers for each segment what compressing has brought."""
 
     def __init__(self) -> None:
-        self._gates: WeakKeyDictionary[Exported, _Gate] = WeakKeyDictionary()
+        self._choices: WeakKeyDictionary[Exported, dict[int, CodecChoice]] = WeakKeyDictionary()
 
-    def encode(self, exported: Exported, header: pb.FrameHeader, pieces: Sequence[Buffer]) -> bytes:
-        """The encoded frame, compressed or not."""
-        size = sum(len(piece) for piece in pieces)
-        gate = self._gates.setdefault(exported, _Gate())
-        if size < SIZE_MIN or gate.passing:
-            gate.passing = max(0, gate.passing - 1)
+    def encode(
+        self,
+        exported: Exported,
+        header: pb.FrameHeader,
+        pieces: Sequence[Buffer],
+        codecs: Sequence[Codec],
+        path_rate: float,
+    ) -> bytes:
+        """The encoded frame, compressed with one of `codecs` or not.
+
+        `path_rate`: bytes a second that the client gets over its path; 0: not known.
+        """
+        sent, size = pieces, sum(len(piece) for piece in pieces)
+        item = 0 if header.part == pb.HEADER else item_bytes(exported.info.dtype)
+        usable = [c for c in codecs if c in AVAILABLE and (item or c is not Codec.BLOSC)]
+        if size < SIZE_MIN or not usable:
             return encode_frame(header, pieces)
-        packed = compress(pieces)
-        if len(packed) > WORTHWHILE * size:
-            gate.passing = gate.penalty
-            gate.penalty = min(2 * gate.penalty, PASS_MAX)
-            return encode_frame(header, pieces)
-        gate.penalty = 1
-        header.codec = pb.LZ4
-        header.decoded_bytes = size
-        return encode_frame(header, (packed,))
+        choice = self._choices.setdefault(exported, {}).setdefault(header.part, CodecChoice())
+        room = size / GAIN
+        for codec in choice.choose(usable, path_rate):
+            began = time.thread_time()  # what others do meanwhile is not the codec's
+            packed = compress(codec, pieces, item)
+            choice.measured(codec, size, len(packed), time.thread_time() - began)
+            if len(packed) <= room:
+                room, sent = len(packed), (packed,)
+                header.codec, header.decoded_bytes = CODECS[codec], size
+        return encode_frame(header, sent)

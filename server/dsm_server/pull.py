@@ -16,12 +16,13 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from dsm.core.compression import Codec
 from dsm.core.exporter import DuplicateRequest, Exporter, Serve, TooManyRequests
 from dsm.core.reads import Request
 from dsm.errors import BudgetExceeded, DsmError, EpochGone, UsageError
 from dsm.model import Extent
 from dsm.segment import RingCursor
-from dsm.wire.convert import request_from_pb
+from dsm.wire.convert import codecs_from_pb, request_from_pb
 from dsm.wire.frame import encode_frame
 from dsm.wire.protocol import GOING_AWAY, Limits
 from dsm.wire.status import frame_status
@@ -62,7 +63,8 @@ class PullStream:
         self._limits = limits
         self._closing = closing
         self._exporter = Exporter(limits.requests_max)
-        self._answers: dict[int, tuple[Exported, Answer, bool]] = {}
+        self._answers: dict[int, tuple[Exported, Answer, tuple[Codec, ...]]] = {}
+        self._path_rate = 0
         self._refusals: deque[bytes] = deque()
         self._taken = asyncio.Event()
         self._cursors: dict[int, RingCursor] = {}
@@ -114,11 +116,12 @@ class PullStream:
             if parsed.WhichOneof("what") == "cursor":
                 self._cursor_moved(parsed)
                 return
-            self._requested(request_from_pb(parsed), parsed.accept_lz4)
+            self._requested(request_from_pb(parsed), codecs_from_pb(parsed))
+            self._path_rate = parsed.rate_bytes_s
         except (DecodeError, ValueError, OSError, DsmError) as error:
             self._refused(parsed.id, error)
 
-    def _requested(self, request: Request, accept_lz4: bool) -> None:
+    def _requested(self, request: Request, codecs: tuple[Codec, ...]) -> None:
         try:
             self._exporter.requested(request)
         except TooManyRequests:
@@ -132,7 +135,7 @@ class PullStream:
             self._answers[request.id] = (
                 exported,
                 answer(exported, request, self._leases),
-                accept_lz4,
+                codecs,
             )
         except BaseException:
             self._exporter.ended(request.id)
@@ -183,7 +186,7 @@ class PullStream:
 
     def _next_frame(self, serve: Serve) -> bytes | None:
         request = serve.request
-        exported, reply, accept_lz4 = self._answers[request.id]
+        exported, reply, codecs = self._answers[request.id]
         try:
             if exported.gone:
                 raise EpochGone(request.segment, "it was deleted or recreated")
@@ -203,9 +206,7 @@ class PullStream:
             self._forget(request.id)
         else:
             self._exporter.served(request.id)
-        if accept_lz4:
-            return self._compressor.encode(exported, header, frame.pieces)
-        return encode_frame(header, frame.pieces)
+        return self._compressor.encode(exported, header, frame.pieces, codecs, self._path_rate)
 
     def _failed(self, request: Request, exported: Exported, error: DsmError) -> bytes:
         self._exporter.ended(request.id)

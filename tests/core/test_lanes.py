@@ -10,7 +10,6 @@ from dsm.core.lanes import (
     LANE_BYTES,
     LANES_LONG,
     LANES_MAX,
-    LANES_NEAR,
     TRIAL_PAUSE_S,
     TRIAL_PAUSE_S_MAX,
     LaneCount,
@@ -52,19 +51,12 @@ def test_a_window_takes_as_many_as_carry_it() -> None:
 
 def test_what_is_not_needed_is_closed_one_after_the_other() -> None:
     count = LaneCount()
-    assert count.wanted(_path(window_bytes=12 * LANE_BYTES), 0.0) == 12
-    assert count.wanted(_path(), IDLE_S - 1) == 12
-    wanted = [count.wanted(_path(), n * IDLE_S) for n in range(1, 20)]
-    assert wanted[:3] == [11, 10, 9]
-    assert wanted[-1] == LANES_LONG
-
-
-def test_a_short_path_takes_fewer_as_soon_as_it_is_known() -> None:
-    count = LaneCount()
-    assert count.wanted(PathEstimate(), 0.0) == LANES_LONG
-    short = _path(rtt_s=0.005)
-    assert count.wanted(short, 0.1) == LANES_NEAR
-    assert count.wanted(_path(rtt_s=0.005, window_bytes=6 * LANE_BYTES), 0.2) == 6
+    short = _path(rtt_s=0.0005)
+    assert count.wanted(short, 0.0) == LANES_LONG
+    assert count.wanted(short, IDLE_S - 1) == LANES_LONG
+    wanted = [count.wanted(short, n * IDLE_S) for n in range(1, 20)]
+    assert wanted[:3] == [LANES_LONG - 1, LANES_LONG - 2, LANES_LONG - 3]
+    assert wanted[-1] == 1
 
 
 def test_lanes_that_add_are_kept() -> None:

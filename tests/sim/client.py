@@ -115,7 +115,13 @@ class Session:
         now = self.clock.now
         self.bytes_received += frame.wire_bytes
         owner = self.puller.owner(frame.id)
-        self.puller.frame_arrived(frame.id, frame.wire_bytes, now, parked=frame.parked)
+        self.puller.frame_arrived(
+            frame.id,
+            frame.wire_bytes,
+            now,
+            parked=frame.parked,
+            decoded_bytes=frame.decoded_bytes,
+        )
         if frame.last:
             self.puller.finished(frame.id, now)
             self._adjust_lanes()

@@ -29,9 +29,11 @@ class Segment:
     units: int
     unit_bytes: int
     header_bytes: int = 0
+    wire_ratio: float = 1.0
+    """What the node's codec leaves of a byte."""
 
     def wire_bytes(self, part: Part) -> int:
-        """Of one unit, with its row."""
+        """Of one unit, with its row, before compression."""
         match part:
             case Part.WHOLE:
                 size = self.unit_bytes
@@ -52,6 +54,7 @@ class Frame:
     stop: int
     part: Part
     wire_bytes: int
+    decoded_bytes: int
     last: bool
     parked: bool
     head: int
@@ -123,6 +126,7 @@ class Lane:
         answer.todo[0] = Extent(stop, extent.stop)
         if stop == extent.stop:
             del answer.todo[0]
+        decoded_bytes = (stop - extent.start) * each
         last = not answer.todo
         if last:
             self.exporter.ended(id)
@@ -135,7 +139,8 @@ class Lane:
             extent.start,
             stop,
             answer.part,
-            (stop - extent.start) * each + FRAME_HEADER_BYTES,
+            int(decoded_bytes * segment.wire_ratio) + FRAME_HEADER_BYTES,
+            decoded_bytes,
             last,
             serve.was_parked,
             segment.units,

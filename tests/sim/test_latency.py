@@ -146,6 +146,21 @@ def _rate_bps(path: Path, seconds: float, *, fixed_lanes: bool) -> tuple[float, 
     return (marks[1] - marks[0]) * 8 / (seconds / 3), session.puller.lanes_used
 
 
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+@pytest.mark.parametrize("path", [Path(0.04, 100e6), Path(0.08, 500e6)], ids=str)
+def test_what_is_compressed_fills_the_path(path: Path, ratio: float) -> None:
+    """Requests are counted by what comes for them on the wire, or the path would idle."""
+    load = sequential(path, count=int(6 * path.rate_bps / 8 / 65536 / ratio))
+    load.segment.wire_ratio = ratio
+    session = Session(path, [load.segment])
+    Reader(session.clock, Handle(session, load.segment), iter(load.ops)).start()
+    marks: list[int] = []
+    for at_s in (2, 5):
+        session.clock.at(at_s * NS_PER_S, lambda: marks.append(session.bytes_received))
+    session.clock.run(lambda: len(marks) == 2)
+    assert (marks[1] - marks[0]) * 8 / 3 >= 0.9 * path.rate_bps
+
+
 def test_lanes_are_added_where_each_adds_and_not_where_none_does() -> None:
     lossy, clean = Path(0.08, 500e6, 1e-4), Path(0.08, 500e6)
     fixed, _ = _rate_bps(lossy, 30, fixed_lanes=True)

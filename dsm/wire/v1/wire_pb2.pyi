@@ -105,12 +105,22 @@ class _CodecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Codec.ValueType
     RAW: _Codec.ValueType  # 0
     LZ4: _Codec.ValueType  # 1
     """An LZ4 block without its size."""
+    BLOSC: _Codec.ValueType  # 2
+    """A Blosc 1 chunk: LZ4, the bits of numbers sorted before (bit-shuffle). The size of the numbers
+    (2, 4, 8 or 16) and both lengths are in its header. Blosc sorts eight numbers at a time, so the
+    payload is followed by zeros up to a multiple of eight numbers; decoded_bytes is without them.
+    """
 
 class Codec(_Codec, metaclass=_CodecEnumTypeWrapper): ...
 
 RAW: Codec.ValueType  # 0
 LZ4: Codec.ValueType  # 1
 """An LZ4 block without its size."""
+BLOSC: Codec.ValueType  # 2
+"""A Blosc 1 chunk: LZ4, the bits of numbers sorted before (bit-shuffle). The size of the numbers
+(2, 4, 8 or 16) and both lengths are in its header. Blosc sorts eight numbers at a time, so the
+payload is followed by zeros up to a multiple of eight numbers; decoded_bytes is without them.
+"""
 Global___Codec: _TypeAlias = Codec  # noqa: Y015
 
 class _Code:
@@ -717,6 +727,8 @@ class PullRequest(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     ACCEPT_LZ4_FIELD_NUMBER: _builtins.int
+    ACCEPT_BLOSC_FIELD_NUMBER: _builtins.int
+    RATE_BYTES_S_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the client, unique among the unanswered requests of this stream, not 0."""
     segment: _builtins.str
@@ -724,7 +736,12 @@ class PullRequest(_message.Message):
     """The life that is meant; 0: whichever it has now."""
     priority: Global___Priority.ValueType
     accept_lz4: _builtins.bool
-    """The answer may be compressed with LZ4 where that is smaller."""
+    """The answer may be compressed where that makes it faster: with LZ4, with Blosc."""
+    accept_blosc: _builtins.bool
+    rate_bytes_s: _builtins.int
+    """Bytes a second on the wire, as the client has measured the path; 0: not known. The node decides
+    by it whether to compress, and nothing else.
+    """
     @_builtins.property
     def blocks(self) -> Global___Blocks: ...
     @_builtins.property
@@ -752,10 +769,12 @@ class PullRequest(_message.Message):
         cancel: Global___Cancel | None = ...,
         cursor: Global___Cursor | None = ...,
         accept_lz4: _builtins.bool = ...,
+        accept_blosc: _builtins.bool = ...,
+        rate_bytes_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "bytes", b"bytes", "cancel", b"cancel", "cursor", b"cursor", "pages", b"pages", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_lz4", b"accept_lz4", "blocks", b"blocks", "bytes", b"bytes", "cancel", b"cancel", "cursor", b"cursor", "epoch", b"epoch", "id", b"id", "pages", b"pages", "priority", b"priority", "segment", b"segment", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_blosc", b"accept_blosc", "accept_lz4", b"accept_lz4", "blocks", b"blocks", "bytes", b"bytes", "cancel", b"cancel", "cursor", b"cursor", "epoch", b"epoch", "id", b"id", "pages", b"pages", "priority", b"priority", "rate_bytes_s", b"rate_bytes_s", "segment", b"segment", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["blocks", "pages", "bytes", "cancel", "cursor"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
