@@ -71,6 +71,10 @@ def main() -> int:
     return 0
 
 
+_asked = 0
+"""The signal that came. Where it met code that lets no exception out, the next step ends it."""
+
+
 class _Stopped(BaseException):
     """A signal asks to end."""
 
@@ -79,6 +83,8 @@ class _Stopped(BaseException):
 
 
 def _stop(number: int, _frame: object) -> None:
+    global _asked
+    _asked = number
     for each in (signal.SIGINT, signal.SIGTERM):  # the cleaning up is not to be interrupted, too
         signal.signal(each, signal.SIG_IGN)
     raise _Stopped(number)
@@ -198,6 +204,8 @@ def _node(host: Host, root: Path) -> Iterator[str]:
 
 def _measure(host: Host, *words: object) -> list[dict[str, Any]]:
     """Runs the reader on a host, shows how far it is, and gives what it found."""
+    if _asked:
+        raise _Stopped(_asked)
     found = []
     command = [sys.executable, READER, *map(str, words)]
     with _progress() as progress, host.running(command, **SPEAKING) as process:

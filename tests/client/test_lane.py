@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from dsm_client import Session, connect, lane
 from dsm_client.loop import background
+from dsm_client.security import Security
 from dsm_client.transport import ADJUST_S, Transport
 
 from dsm.errors import DsmError, NodeUnavailable
@@ -52,7 +53,7 @@ def test_a_task_that_loses_a_cancellation_is_ended_all_the_same(
 
 def test_lanes_are_adjusted_once_for_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
-        transport = Transport("nowhere", lanes=1, retry_s=1.0, lz4=False)
+        transport = Transport("nowhere", Security(None), lanes=1, retry_s=1.0, codecs=())
         monkeypatch.setattr(transport, "_lanes", {0: None})
         adjusted: asyncio.Queue[float] = asyncio.Queue()
         monkeypatch.setattr(

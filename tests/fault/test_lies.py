@@ -217,4 +217,4 @@ def test_a_lane_that_is_lied_to_does_not_spin(
     in_time(lambda: ring.read(7))
     before = session.stats()["frames"]
     time.sleep(1.0)
-    assert session.stats()["frames"] - before < 100
+    assert session.stats()["frames"] - before < 300, "nine lanes that try a few times a second"
