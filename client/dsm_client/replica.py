@@ -163,6 +163,7 @@ class Replica:
         """
         self._tell_noted()
         if len(extents) == 1:
+            self._was_read(*extents[0])
             self._accessed(*extents[0])
         else:
             self.used(extents)
@@ -172,12 +173,23 @@ class Replica:
             self.fetcher.used(*extent)
 
     def _tell_noted(self) -> None:
+        """What was read in a row counts as one access."""
         self._telling = False
+        first = last = 0
         while self._noted:
-            self._accessed(*self._noted.popleft())
+            start, stop = self._noted.popleft()
+            self._was_read(start, stop)
+            if start != last:
+                self._accessed(first, last)
+                first = start
+            last = stop
+        self._accessed(first, last)
 
     def _accessed(self, start: int, stop: int) -> None:
-        self.fetcher.accessed(start, stop, self.transport.now())
+        if start < stop:
+            self.fetcher.accessed(start, stop, self.transport.now())
+
+    def _was_read(self, start: int, stop: int) -> None:
         if self.access is Access.AUTO:
             self.was_read(start, stop)
 

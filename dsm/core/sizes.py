@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from dsm.model import PathEstimate
 
-REQUESTS_PER_LANE = 2
-"""In a bandwidth-delay product: one that is under way and one that follows it. Three bring nothing
-(as many cells of the simulated grid are near the oracle), and cost half as many messages more."""
+REQUESTS_PER_LANE = 3
+"""In a bandwidth-delay product. A lane that runs dry idles although others have too much, and with
+two that is so every now and then: what is in flight is barely more than the path holds..."""
 
-REQUEST_BYTES_MAX = 512 << 10
+REQUESTS_PER_LANE_FAST = 2
+"""...but where three were larger than `FULL_BYTES` anyway, what a message costs is worth more: as many
+cells of the simulated grid are near the oracle, and processors have a third less to do."""
+
+REQUEST_BYTES_MAX = 384 << 10
 """A seek can still cancel what was not sent."""
 
 FULL_BYTES = 128 << 10
@@ -39,8 +43,10 @@ def request_bytes(path: PathEstimate, lanes: int) -> int:
     """Of bulk that is to be spread over `lanes`."""
     if not path.rate_bps:
         return FULL_BYTES if 0 < path.rtt_s <= SHORT_RTT_S else FIRST_BYTES
-    share = path.bdp_bytes // (REQUESTS_PER_LANE * lanes)
-    return max(_worth(path), min(REQUEST_BYTES_MAX, share))
+    share = path.bdp_bytes // lanes
+    if share <= REQUESTS_PER_LANE * FULL_BYTES:
+        return max(_worth(path), share // REQUESTS_PER_LANE)
+    return min(REQUEST_BYTES_MAX, share // REQUESTS_PER_LANE_FAST)
 
 
 def _worth(path: PathEstimate) -> int:
