@@ -19,8 +19,8 @@ REQUESTS_PER_LANE = 3
 two that is so every now and then: what is in flight is barely more than the path holds..."""
 
 REQUESTS_PER_LANE_FAST = 2
-"""...but where three were larger than `FULL_BYTES` anyway, what a message costs is worth more: as many
-cells of the simulated grid are near the oracle, and processors have a third less to do."""
+"""...but where three were larger than `FULL_BYTES` anyway, what a message costs is worth more: as
+many cells of the simulated grid are near the oracle, and processors have a third less to do."""
 
 REQUEST_BYTES_MAX = 384 << 10
 """A seek can still cancel what was not sent."""

@@ -115,6 +115,7 @@ def test_no_version_is_ever_mixed(root: Path) -> None:
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             outer = region.snapshot()
+            pinned += outer.pinned
             with outer:
                 check_version(outer.view, outer.version)
                 waited_for = region.version + 5
