@@ -148,7 +148,7 @@ class Transport:
         bulk = len(self._lanes) - 1
         full = self.path.is_filled(self._answered_at)
         wanted = self._lane_count.wanted(self.estimate(), self.now(), full=full)
-        self.puller.lanes_used = wanted
+        self.puller.lanes_used = self._lane_count.used
         for number in range(bulk + 1, wanted + 1):
             self._open_lane(number)
         while bulk > wanted and self.puller.is_idle(bulk):  # the last first: numbers have no gaps
@@ -194,6 +194,7 @@ class Transport:
         """Seconds of one round trip; the path estimate learns of it."""
         rtt_s, _ = await self.control.ping()
         self.path.rtt_sampled(rtt_s, self.now())
+        self.pump_soon()  # something may be late, and nothing else comes
         return rtt_s
 
     async def _ping_forever(self) -> None:

@@ -364,6 +364,7 @@ class Fetcher:
                     parked=park,
                     owner=self.owner,
                     read_bytes=int(total * unit),
+                    repeatable=isinstance(read, ReadPages),
                 )
                 left = ExtentSet(asked)
                 self._requests[id] = _Request(asked, header_bytes, urgency, park, attempt, left)
@@ -427,6 +428,7 @@ class Fetcher:
         for token, waiter in list(self._waiters.items()):
             for part in waiter.left.intersection(start, stop):
                 waiter.left.discard(*part)
+                self.ahead.read(*part)
                 for lacking in self._missing(part, waiter.header_bytes):
                     waiter.left.add(*lacking)
             if not waiter.left.total:

@@ -1,10 +1,10 @@
 """How many connections a session reads bulk over, and how fast each of them is.
 
     lanes
-     12 ┤              ┌───┐             a trial that adds little is taken back,
-     10 ┤          ┌───┘   └──────       the next one comes later
-      8 ┤──────────┘
-      1 ┤                         └────  idle for long: down to what the path needs
+     12 ┤──┐           ┌───┐             a trial that adds little is taken back,
+     10 ┤  │       ┌───┘   └──────       the next one comes later
+      8 ┤  └───────┘
+      1 ┤  ╰ the rate is known    └────  idle for long: down to what the path needs
         └──────────────────────────────▶ time
 
 Under stock Linux limits one TCP connection carries about 3 MB in flight (`tcp_wmem` of 4 MB), so a
@@ -25,11 +25,13 @@ LANE_BYTES = 2_500_000
 """In flight on one connection under stock limits; measured as 1 Gbit/s × 150 ms: 155 Mbit/s."""
 
 LANES_LONG = 8
-"""From the start, where slow start is what the first access waits for: the best iperf3 has as many,
-and the ninth would save a tenth of a round trip..."""
+"""Where a round trip is anything longer than a campus: the best iperf3 has as many."""
+
+LANES_START = 12
+"""Until the path's rate is known, since slow start is what a first access waits for: a megabyte
+(headers of ten thousand blocks) is three round trips with twelve and four with eight."""
 
 LONG_RTT_S = 0.002
-"""...which is anything longer than a campus."""
 
 LANES_MAX = 16
 
@@ -64,6 +66,10 @@ class LaneCount:
         assert lanes_max >= 1
         self._lanes_max = lanes_max
         self._count = min(LANES_LONG, lanes_max)
+        self.used = min(LANES_START, lanes_max)
+        """Bulk goes over so many of those that are open; the others are closed after a while."""
+        self._open = self.used
+        self._close_at: float | None = None
         self._needed_until: float | None = None
         self._earned = 0
         """What trials have shown to be worth having."""
@@ -72,7 +78,7 @@ class LaneCount:
         self._next_trial_at = 0.0
 
     def wanted(self, path: PathEstimate, now: float, *, full: bool = False) -> int:
-        """The number of bulk lanes for this path now; `full`: the window is in flight."""
+        """How many are to be open for this path now; `full`: the window is in flight."""
         self._try(path, now, full=full)
         needed = min(self._lanes_max, max(self._needed(path), self._earned))
         if needed >= self._count or self._needed_until is None:
@@ -81,13 +87,25 @@ class LaneCount:
         elif now >= self._needed_until:
             self._count = max(needed, self._count - 1)
             self._needed_until = now + IDLE_S
-        return min(self._lanes_max, self._count + (self._trial.lanes if self._trial else 0))
+        self.used = self._count + (self._trial.lanes if self._trial else 0)
+        if path.phase == "startup" and self._is_long(path):
+            self.used = max(self.used, LANES_START)
+        self.used = min(self._lanes_max, self.used)
+        if self.used >= self._open or self._close_at is None:
+            self._open, self._close_at = max(self.used, self._open), now + IDLE_S
+        elif now >= self._close_at:
+            self._open, self._close_at = self._open - 1, now + IDLE_S
+        return self._open
 
     def _needed(self, path: PathEstimate) -> int:
-        floor = LANES_LONG if not path.rtt_s or path.rtt_s > LONG_RTT_S else 1
+        floor = LANES_LONG if self._is_long(path) else 1
         if path.phase == "startup":  # its window is beyond what the path holds
             return floor
         return max(floor, -(-path.window_bytes // LANE_BYTES))
+
+    @staticmethod
+    def _is_long(path: PathEstimate) -> bool:
+        return not path.rtt_s or path.rtt_s > LONG_RTT_S
 
     def _try(self, path: PathEstimate, now: float, *, full: bool) -> None:
         trial = self._trial

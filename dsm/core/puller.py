@@ -53,6 +53,16 @@ EVEN = 0.2
 """Of the difference between lanes is ignored, or else the one that was fast first would be given
 most, and so measured as fast, for ever."""
 
+LATE_RTTS = 2.5
+"""Round trips as they are under load after which a request is late: one, a second where TCP had to
+send a segment again, and it is on its way..."""
+
+LATE_S = 0.05
+"""...and what event loops are late by on a short path."""
+
+LATE_LOOK_S = 0.01
+"""Between two looks for what is late."""
+
 WINDOW_BYTES_UNKNOWN = 512 << 10
 """Before the path was ever asked."""
 
@@ -89,7 +99,15 @@ class _Entry:
     parked: bool
     owner: object
     read_bytes: int
+    repeatable: bool = False
     lane: int = -1
+    sent_at: float = 0.0
+    twin: int = 0
+    """The id under which it was sent again."""
+
+    @property
+    def may_repeat(self) -> bool:
+        return self.repeatable and not self.twin and self.lane >= 0
 
 
 @dataclass(slots=True)
@@ -125,6 +143,7 @@ class Puller:
         self._present_bulk: _Lanes = {}
         self._present_demand: _Lanes = {}
         self._cancels: list[Cancel] = []
+        self._look_at = 0.0
         self._received: dict[str, Received] = {}
         self._next_id = 1
 
@@ -151,8 +170,9 @@ class Puller:
         self._lanes_changed()
         lost = [(id, entry.owner) for id, entry in self._entries.items() if entry.lane == lane]
         for id, _ in lost:
-            del self._entries[id]
+            entry = self._entries.pop(id)
             self.path.request_abandoned(id, now)
+            self._cancel_twin(entry, now)
         self._cancels = [cancel for cancel in self._cancels if cancel.lane != lane]
         return lost
 
@@ -178,18 +198,20 @@ class Puller:
         parked: bool = False,
         owner: object = None,
         read_bytes: int = 0,
+        repeatable: bool = False,
     ) -> int:
         """Queue a read; returns its id. It leaves with a later `actions`.
 
         `bytes_expected` before compression, which is reckoned with when it leaves; `owner` is
         whatever the caller wants to find again by the id; `read_bytes` the size of the read that
-        this is a piece of.
+        this is a piece of. `repeatable`: frames of it may come twice, also under an id that only
+        `owner` knows; then it is sent again over another lane where the first is late.
         """
         id = self._next_id
         self._next_id += 1
         request = Request(id, segment, epoch, read, urgency)
         read_bytes = max(bytes_expected, read_bytes)
-        self._entries[id] = _Entry(request, bytes_expected, parked, owner, read_bytes)
+        self._entries[id] = _Entry(request, bytes_expected, parked, owner, read_bytes, repeatable)
         self._queues[urgency].append(id)
         return id
 
@@ -220,6 +242,7 @@ class Puller:
         entry = self._entries.pop(id, None)
         if entry is None:
             return
+        self._cancel_twin(entry, now)
         if entry.lane >= 0:
             self._release(entry)
             self.path.request_abandoned(id, now)
@@ -251,6 +274,7 @@ class Puller:
             del self._entries[id]
             self._release(entry)
             self.path.request_finished(id, now)
+            self._cancel_twin(entry, now)
 
     # ── output ──
 
@@ -263,6 +287,7 @@ class Puller:
         if self._lanes:
             self._send_awaited(actions, now)
             self._send_ahead(actions, now)
+            self._send_again(actions, now)
         return actions
 
     @property
@@ -366,6 +391,43 @@ class Puller:
                     queue.pop()
                     actions.append(self._sent(entry, number, now))
 
+    def _send_again(self, actions: list[Action], now: float) -> None:
+        """What is late on its lane goes over another as well, while there is nothing else to send
+        and room for it: a lane whose TCP has timed out begins anew, and whoever reads in order
+        waits for all that it was given. (Opportunistic retransmission of multipath TCP: Raiciu et
+        al., NSDI 2012.)"""
+        if now < self._look_at or not self._entries:
+            return
+        self._look_at = now + LATE_LOOK_S
+        late_s = max(LATE_RTTS * self.path.estimate(now).rtt_loaded_s, LATE_S)
+        late = [e for e in self._entries.values() if e.may_repeat and now - e.sent_at > late_s]
+        if any(self._is_waiting(queue) for queue in self._queues.values()):
+            return
+        for entry in late:
+            lane = self._lane_for(entry)
+            if self._window_is_full(entry) or lane is None:
+                return
+            if lane == entry.lane:
+                continue
+            again = self._next_id
+            self._next_id += 1
+            old = entry.request
+            request = Request(again, old.segment, old.epoch, old.read, old.urgency)
+            twin = _Entry(request, entry.bytes_expected, False, entry.owner, entry.read_bytes)
+            self._entries[again] = twin
+            entry.twin = again
+            actions.append(self._sent(twin, lane, now))
+
+    def _is_waiting(self, queue: deque[int]) -> bool:
+        while queue:
+            if self._waiting(queue) is not None:
+                return True
+        return False
+
+    def _cancel_twin(self, entry: _Entry, now: float) -> None:
+        if entry.twin:
+            self.cancel(entry.twin, now)
+
     def _waiting(self, queue: deque[int]) -> _Entry | None:
         """The entry at the front; one that was cancelled, sent or promoted is dropped."""
         entry = self._entries.get(queue[0])
@@ -432,7 +494,7 @@ class Puller:
         limited = entry.parked or not any(
             queue for urgency, queue in self._queues.items() if urgency is not Urgency.AWAITED
         )
-        entry.lane = lane
+        entry.lane, entry.sent_at = lane, now
         state = self._lanes[lane]
         state.unanswered += 1
         if not entry.parked:

@@ -10,6 +10,7 @@ from dsm.core.lanes import (
     LANE_BYTES,
     LANES_LONG,
     LANES_MAX,
+    LANES_START,
     TRIAL_PAUSE_S,
     TRIAL_PAUSE_S_MAX,
     LaneCount,
@@ -28,19 +29,22 @@ def _path(rate_bps: float = 100e6, window_bytes: int = 1_000_000, **more: object
 def _over(
     count: LaneCount, seconds: float, rate_bps: Callable[[int], float], *, full: bool = True
 ) -> list[int]:
-    """The number wanted at every tenth of a second; `rate_bps` of so many lanes."""
-    wanted = [count.wanted(_path(), 0.0, full=full)]
-    for tick in range(1, int(seconds * 10)):
-        path = _path(rate_bps(wanted[-1]))
-        wanted.append(count.wanted(path, tick / 10, full=full))
-    return wanted
+    """The number used at every tenth of a second; `rate_bps` of so many lanes."""
+    used = []
+    for tick in range(int(seconds * 10)):
+        assert count.wanted(_path(rate_bps(count.used)), tick / 10, full=full) >= count.used
+        used.append(count.used)
+    return used
 
 
 def test_from_the_start() -> None:
-    assert LaneCount().wanted(PathEstimate(), 0.0) == LANES_LONG
+    count = LaneCount()
+    assert count.wanted(PathEstimate(), 0.0) == count.used == LANES_START
+    assert count.wanted(_path(), 0.1) == LANES_START
+    assert count.used == LANES_LONG, "the rate is known"
     assert LaneCount(3).wanted(PathEstimate(), 0.0) == 3
     overshoot = _path(window_bytes=12 * LANE_BYTES, phase="startup")
-    assert LaneCount().wanted(overshoot, 0.0) == LANES_LONG
+    assert LaneCount().wanted(overshoot, 0.0) == LANES_START
 
 
 def test_a_window_takes_as_many_as_carry_it() -> None:
@@ -52,10 +56,8 @@ def test_a_window_takes_as_many_as_carry_it() -> None:
 def test_what_is_not_needed_is_closed_one_after_the_other() -> None:
     count = LaneCount()
     short = _path(rtt_s=0.0005)
-    assert count.wanted(short, 0.0) == LANES_LONG
-    assert count.wanted(short, IDLE_S - 1) == LANES_LONG
-    wanted = [count.wanted(short, n * IDLE_S) for n in range(1, 20)]
-    assert wanted[:3] == [LANES_LONG - 1, LANES_LONG - 2, LANES_LONG - 3]
+    wanted = [count.wanted(short, n * IDLE_S) for n in range(30)]
+    assert wanted[:3] == [LANES_START, LANES_START - 1, LANES_START - 2]
     assert wanted[-1] == 1
 
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 )
 
 from dsm.core.path import PathEstimator
-from dsm.core.puller import DEMAND_LANE, SMALL_BYTES, Cancel, Puller, Send
+from dsm.core.puller import DEMAND_LANE, LATE_S, SMALL_BYTES, Cancel, Puller, Send
 from dsm.core.reads import ReadBytes, Urgency
 
 REQUESTS_MAX = 6
@@ -32,6 +32,7 @@ class Pulling(RuleBasedStateMachine):
         self.sent: dict[int, int] = {}
         self.parked: set[int] = set()
         self.held: set[int] = set()
+        self.holding = False
         self.over: set[int] = set()
         self.lanes: set[int] = set()
         self.connected: set[int] = set()
@@ -95,8 +96,9 @@ class Pulling(RuleBasedStateMachine):
         self.puller.hold(7, held=held)
         if not held:
             self.held.clear()
-        elif not self.held:
+        elif not self.holding:
             self.held = {id for id, how in self.queued.items() if how is Urgency.SPECULATIVE}
+        self.holding = held
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -198,6 +200,49 @@ def test_the_window_holds_back_what_nobody_waits_for() -> None:
     ((promoted, lane),) = _sent(puller)
     assert promoted == ahead[-1]
     assert lane != DEMAND_LANE, "it is bulk, and would delay the next small one"
+
+
+def test_what_is_late_goes_over_another_lane_as_well_where_nothing_else_is_to_be_sent() -> None:
+    puller = _puller()
+    for lane in range(3):
+        puller.lane_connected(lane, 0.0)
+    read = ReadBytes(0, 60_000)
+
+    def submit(*, repeatable: bool) -> int:
+        return puller.submit(
+            "s", 1, read, bytes_expected=60_000, urgency=Urgency.WANTED, repeatable=repeatable
+        )
+
+    submit(repeatable=False)
+    late = submit(repeatable=True)
+    lanes = dict(_sent(puller))
+    assert _sent(puller, LATE_S) == []
+    ((twin, lane),) = _sent(puller, 2 * LATE_S)
+    assert lane != lanes[late]
+    assert puller._entries[twin].request.read == read
+    assert _sent(puller, 9 * LATE_S) == [], "once"
+    puller.finished(late, 1.0)
+    assert puller.actions(1.0) == [Cancel(lane, twin)], "it is there"
+
+    late = submit(repeatable=True)
+    ((_, lane),) = _sent(puller, 1.0)
+    ((twin, _),) = _sent(puller, 2.0)
+    puller.finished(twin, 2.0)
+    puller.finished(late, 2.1)
+    assert puller.actions(2.1) == [], "nothing to cancel"
+
+    late = submit(repeatable=True)
+    ((_, lane),) = _sent(puller, 3.0)
+    ((twin, other),) = _sent(puller, 4.0)
+    assert [id for id, _ in puller.lane_lost(lane, 4.0) if id in (late, twin)] == [late]
+    assert puller.actions(4.0) == [Cancel(other, twin)], "its owner submits it again"
+
+    late = submit(repeatable=True)
+    assert len(_sent(puller, 5.0)) == 1
+    for _ in range(50):
+        submit(repeatable=False)
+    _sent(puller, 6.0)
+    assert puller._entries[late].twin == 0, "others wait, and the window is full"
 
 
 def test_what_is_held_back_leaves_later_and_in_order() -> None:

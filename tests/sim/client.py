@@ -135,7 +135,7 @@ class Session:
         wanted = self.lane_count.wanted(
             self.estimator.estimate(now), now, full=self.estimator.is_filled(now)
         )
-        self.puller.lanes_used = wanted
+        self.puller.lanes_used = self.lane_count.used
         for lane in range(opened, wanted + 1):
             self.lanes.append(
                 Lane(self.downlink, self.path.control, self.segments, self._frame_arrived)
