@@ -57,6 +57,9 @@ LATE_RTTS = 2.5
 """Round trips as they are under load after which a request is late: one, a second where TCP had to
 send a segment again, and it is on its way..."""
 
+LATE_RTTS_STARTUP = 3.0
+"""...(in slow start an answer takes longer by itself)..."""
+
 LATE_S = 0.05
 """...and what event loops are late by on a short path."""
 
@@ -159,6 +162,9 @@ class Puller:
         """From now on lanes that are not connected get nothing more."""
         if lane in self._lanes:
             self._lanes[lane].connected = True
+            for entry in self._entries.values():
+                if entry.lane == lane:
+                    entry.sent_at = now  # it has left only now
             self._lanes_changed()
 
     def lane_lost(self, lane: int, now: float) -> list[tuple[int, object]]:
@@ -398,8 +404,11 @@ class Puller:
         al., NSDI 2012.)"""
         if now < self._look_at or not self._entries:
             return
-        self._look_at = now + LATE_LOOK_S
-        late_s = max(LATE_RTTS * self.path.estimate(now).rtt_loaded_s, LATE_S)
+        path, self._look_at = self.path.estimate(now), now + LATE_LOOK_S
+        if not path.rtt_s:
+            return
+        rtts = LATE_RTTS_STARTUP if path.phase == "startup" else LATE_RTTS
+        late_s = max(rtts * max(path.rtt_s, path.rtt_loaded_s), LATE_S)
         late = [e for e in self._entries.values() if e.may_repeat and now - e.sent_at > late_s]
         if any(self._is_waiting(queue) for queue in self._queues.values()):
             return

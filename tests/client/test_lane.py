@@ -82,9 +82,13 @@ def test_a_refused_lane_pauses_between_attempts(nowhere: str) -> None:
 
 
 def test_lanes_come_and_go_under_load(
-    node: NodeProcess, root: Path, dial: Callable[..., Session]
+    node: NodeProcess,
+    root: Path,
+    dial: Callable[..., Session],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More, then fewer, at any moment: their numbers have no gaps, and nothing is lost."""
+    monkeypatch.setattr("dsm_client.transport.ADJUST_S", 0.0)
     content, random = os.urandom(1 << 20) * 32, Random(1)
     with create_region(root, "region", size_bytes=len(content)) as writer:
         with writer.write() as view:
