@@ -83,6 +83,7 @@ class DeliveryMeter:
         if not self._requests:
             # What was idle is not slow.
             self._delivered_at = self._window_sent_at = self._round_at = now
+            self._round_from = self._delivered
         self._requests[request_id] = _Request(
             sent_at=now,
             left_bytes=expected_bytes,

@@ -53,6 +53,21 @@ def test_what_was_held_up_and_comes_at_once_is_not_fast() -> None:
     assert max(rates) <= 1_000
 
 
+def test_a_round_after_a_pause_counts_from_there() -> None:
+    """What came of the round before, which had no end, is not its delivery."""
+    meter = DeliveryMeter()
+    send(meter, 1, 0.0)
+    arrive(meter, 1, 1.0)
+    for request in range(2, 12):
+        send(meter, request, 1.0)
+    for request in range(2, 12):
+        arrive(meter, request, 2.0 + request / 100)
+    send(meter, 20, 10.0)
+    after = arrive(meter, 20, 11.0)
+    assert after.round_ended
+    assert after.round_rate == 100
+
+
 def test_limited_is_what_the_window_did_not_limit() -> None:
     meter = DeliveryMeter()
     send(meter, 1, 0.0, window=1_000)
