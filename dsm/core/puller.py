@@ -57,9 +57,6 @@ LATE_RTTS = 2.5
 """Round trips as they are under load after which a request is late: one, a second where TCP had to
 send a segment again, and it is on its way..."""
 
-LATE_RTTS_STARTUP = 3.0
-"""...(in slow start an answer takes longer by itself)..."""
-
 LATE_S = 0.05
 """...and what event loops are late by on a short path."""
 
@@ -405,10 +402,10 @@ class Puller:
         if now < self._look_at or not self._entries:
             return
         path, self._look_at = self.path.estimate(now), now + LATE_LOOK_S
-        if not path.rtt_s:
+        if path.phase == "startup" or not path.rate_bps:  # slow start takes long by itself
             return
-        rtts = LATE_RTTS_STARTUP if path.phase == "startup" else LATE_RTTS
-        late_s = max(rtts * max(path.rtt_s, path.rtt_loaded_s), LATE_S)
+        late_s = max(LATE_RTTS * max(path.rtt_s, path.rtt_loaded_s), LATE_S)
+        late_s += 8 * self.path.in_flight_bytes / path.rate_bps  # what is under way takes its time
         late = [e for e in self._entries.values() if e.may_repeat and now - e.sent_at > late_s]
         if any(self._is_waiting(queue) for queue in self._queues.values()):
             return

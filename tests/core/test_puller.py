@@ -205,6 +205,8 @@ def test_the_window_holds_back_what_nobody_waits_for() -> None:
 def test_what_is_late_goes_over_another_lane_as_well_where_nothing_else_is_to_be_sent() -> None:
     puller = _puller()
     puller.path.rtt_sampled(LATE_S / 3, 0.0)
+    puller.path._rate.sampled(0, 1e9)
+    puller.path._phase = "cruise"
     for lane in range(3):
         puller.lane_connected(lane, 0.0)
     read = ReadBytes(0, 60_000)
