@@ -103,9 +103,12 @@ def test_lanes_come_and_go_under_load(
             return random.randint(1, 8)
 
         transport._lane_count.wanted = wanted  # type: ignore[method-assign]
-        region = session.open("region", access="prefetch")
-        for offset in range(0, len(content), 1 << 16):
-            assert region.read(offset, 1 << 16) == content[offset : offset + (1 << 16)]
+        for _ in range(20):  # as often as it takes: lanes close when they are idle
+            with session.open("region", access="prefetch") as region:
+                for offset in range(0, len(content), 1 << 16):
+                    assert region.read(offset, 1 << 16) == content[offset : offset + (1 << 16)]
+            if len(numbers) > 3:
+                break
         assert len(numbers) > 3
         assert all(found == tuple(range(len(found))) for found in numbers), numbers
 
