@@ -209,10 +209,11 @@ class Transport:
 
     def pump(self) -> None:
         """Send what is to be sent; called after whatever may have changed that."""
-        for action in self.puller.actions(self.now()):
+        actions = self.puller.actions(self.now())
+        rate_bytes_s = int(self.estimate().rate_bps / 8) if actions else 0
+        for action in actions:
             match action:
                 case Send(lane, request):
-                    rate_bytes_s = int(self.estimate().rate_bps / 8)
                     self.counts.requests += 1
                     self.counts.bytes_sent += self._lanes[lane].send(request, rate_bytes_s)
                 case Cancel(lane, id):

@@ -32,6 +32,7 @@ LANES_START = 12
 (headers of ten thousand blocks) is three round trips with twelve and four with eight."""
 
 LONG_RTT_S = 0.002
+"""Longer than a campus."""
 
 LANES_MAX = 16
 
@@ -65,12 +66,10 @@ class LaneCount:
     def __init__(self, lanes_max: int = LANES_MAX) -> None:
         assert lanes_max >= 1
         self._lanes_max = lanes_max
-        self._count = min(LANES_LONG, lanes_max)
+        self._count = _Reluctant(min(LANES_LONG, lanes_max))
         self.used = min(LANES_START, lanes_max)
         """Bulk goes over so many of those that are open; the others are closed after a while."""
-        self._open = self.used
-        self._close_at: float | None = None
-        self._needed_until: float | None = None
+        self._open = _Reluctant(self.used)
         self._earned = 0
         """What trials have shown to be worth having."""
         self._trial: _Trial | None = None
@@ -81,21 +80,13 @@ class LaneCount:
         """How many are to be open for this path now; `full`: the window is in flight."""
         self._try(path, now, full=full)
         needed = min(self._lanes_max, max(self._needed(path), self._earned))
-        if needed >= self._count or self._needed_until is None:
-            self._count = max(needed, self._count)
-            self._needed_until = now + IDLE_S
-        elif now >= self._needed_until:
-            self._count = max(needed, self._count - 1)
-            self._needed_until = now + IDLE_S
-        self.used = self._count + (self._trial.lanes if self._trial else 0)
+        self._count.follow(needed, now)
+        self.used = self._count.number + (self._trial.lanes if self._trial else 0)
         if path.phase == "startup" and self._is_long(path):
             self.used = max(self.used, LANES_START)
         self.used = min(self._lanes_max, self.used)
-        if self.used >= self._open or self._close_at is None:
-            self._open, self._close_at = max(self.used, self._open), now + IDLE_S
-        elif now >= self._close_at:
-            self._open, self._close_at = self._open - 1, now + IDLE_S
-        return self._open
+        self._open.follow(self.used, now)
+        return self._open.number
 
     def _needed(self, path: PathEstimate) -> int:
         floor = LANES_LONG if self._is_long(path) else 1
@@ -108,23 +99,40 @@ class LaneCount:
         return not path.rtt_s or path.rtt_s > LONG_RTT_S
 
     def _try(self, path: PathEstimate, now: float, *, full: bool) -> None:
-        trial = self._trial
+        trial, count = self._trial, self._count.number
         if path.phase == "startup" or not full:
             self._trial = None  # what was measured is no evidence
             self._next_trial_at = max(self._next_trial_at, now + TRIAL_S)
         elif trial is None:
-            lanes = max(1, self._count // TRIAL_PART)
-            if now >= self._next_trial_at and self._count + lanes <= self._lanes_max:
+            lanes = max(1, count // TRIAL_PART)
+            if now >= self._next_trial_at and count + lanes <= self._lanes_max:
                 ends_at = now + TRIAL_RTTS * path.rtt_s + TRIAL_S
                 self._trial = _Trial(lanes, path.rate_bps, ends_at)
         elif now >= trial.ends_at:
             self._trial = None
-            if path.rate_bps >= trial.rate_bps * (1 + TRIAL_GAIN * trial.lanes / self._count):
-                self._count = self._earned = self._count + trial.lanes
+            if path.rate_bps >= trial.rate_bps * (1 + TRIAL_GAIN * trial.lanes / count):
+                self._count.number = self._earned = count + trial.lanes
                 self._pause_s = TRIAL_PAUSE_S
             else:
                 self._pause_s = min(2 * self._pause_s, TRIAL_PAUSE_S_MAX)
             self._next_trial_at = now + self._pause_s
+
+
+class _Reluctant:
+    """Follows upwards at once, and downwards by one after each `IDLE_S`."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._until: float | None = None
+
+    def follow(self, wanted: int, now: float) -> None:
+        if wanted >= self.number or self._until is None:
+            self.number = max(wanted, self.number)
+        elif now >= self._until:
+            self.number -= 1
+        else:
+            return
+        self._until = now + IDLE_S
 
 
 @dataclass(frozen=True, slots=True)

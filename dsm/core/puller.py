@@ -31,7 +31,7 @@ behind others; no lane has more than `requests_max` unanswered.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import log2
 
@@ -210,8 +210,7 @@ class Puller:
         this is a piece of. `repeatable`: frames of it may come twice, also under an id that only
         `owner` knows; then it is sent again over another lane where the first is late.
         """
-        id = self._next_id
-        self._next_id += 1
+        id = self._new_id()
         request = Request(id, segment, epoch, read, urgency)
         read_bytes = max(bytes_expected, read_bytes)
         self._entries[id] = _Entry(request, bytes_expected, parked, owner, read_bytes, repeatable)
@@ -404,25 +403,26 @@ class Puller:
         path, self._look_at = self.path.estimate(now), now + LATE_LOOK_S
         if path.phase == "startup" or not path.rate_bps:  # slow start takes long by itself
             return
+        if any(self._is_waiting(queue) for queue in self._queues.values()):
+            return
         late_s = max(LATE_RTTS * max(path.rtt_s, path.rtt_loaded_s), LATE_S)
         late_s += 8 * self.path.in_flight_bytes / path.rate_bps  # what is under way takes its time
         late = [e for e in self._entries.values() if e.may_repeat and now - e.sent_at > late_s]
-        if any(self._is_waiting(queue) for queue in self._queues.values()):
-            return
         for entry in late:
             lane = self._lane_for(entry)
             if self._window_is_full(entry) or lane is None:
                 return
             if lane == entry.lane:
                 continue
-            again = self._next_id
-            self._next_id += 1
-            old = entry.request
-            request = Request(again, old.segment, old.epoch, old.read, old.urgency)
-            twin = _Entry(request, entry.bytes_expected, False, entry.owner, entry.read_bytes)
+            again = self._new_id()
+            twin = replace(entry, request=replace(entry.request, id=again), repeatable=False)
             self._entries[again] = twin
             entry.twin = again
             actions.append(self._sent(twin, lane, now))
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id - 1
 
     def _is_waiting(self, queue: deque[int]) -> bool:
         while queue:
@@ -447,16 +447,17 @@ class Puller:
         return in_flight > 0 and in_flight + self._wire_bytes(entry) > self.window_bytes
 
     def _lane_for(self, entry: _Entry) -> int | None:
+        wire_bytes = self._wire_bytes(entry)
         small = entry.read_bytes <= SMALL_BYTES or entry.bytes_expected <= FIRST_BYTES
         if entry.parked:
             usable = self._usable(self._present_demand)
         elif small and entry.request.urgency is Urgency.AWAITED:
             usable = self._usable(self._present_demand | self._present_bulk)
             rtt_s = self.path.estimate(self._now).rtt_s
-            return min(usable, key=partial(self._round_trips, entry, rtt_s), default=None)
+            return min(usable, key=partial(self._round_trips, wire_bytes, rtt_s), default=None)
         else:
             usable = self._usable(self._present_bulk)
-        typical, wire_bytes = self._typical_rate(), self._wire_bytes(entry)
+        typical = self._typical_rate()
 
         def done_in(lane: int) -> float:
             rate = self._lanes[lane].rate
@@ -465,14 +466,14 @@ class Puller:
 
         return min(usable, key=done_in, default=None)
 
-    def _round_trips(self, entry: _Entry, rtt_s: float, lane: int) -> tuple[float, int]:
+    def _round_trips(self, wire_bytes: int, rtt_s: float, lane: int) -> tuple[float, int]:
         """Until it is answered, and what is before it.
 
         The demand lane has been idle for the most part, so TCP is in slow start there.
         """
         rate = self._lanes[lane].rate
         window = rate.bytes_per_s * rtt_s
-        windows = (rate.in_flight_bytes + self._wire_bytes(entry)) / max(window, FIRST_BYTES)
+        windows = (rate.in_flight_bytes + wire_bytes) / max(window, FIRST_BYTES)
         slow_start = lane == DEMAND_LANE or window < FIRST_BYTES
         return max(1.0, log2(1 + windows) if slow_start else windows), rate.in_flight_bytes
 

@@ -18,8 +18,8 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -60,14 +60,13 @@ class Congestion:
         if self._refused or address is None:
             return
 
-        def prefer(sock: socket.socket) -> str:
-            return _set(sock, BULK) if _peer(sock) == address else ""
-
         with suppress(OSError):  # it is gone already, or not to be found
             if address not in self._descriptors:
                 peers = ((_peer(sock), fd) for fd, sock in _tcp_sockets())
                 self._descriptors = {peer: fd for peer, fd in peers if peer}
-            _on(self._descriptors.pop(address, -1), prefer)
+            with _duplicate(self._descriptors.pop(address, -1)) as sock:
+                if _peer(sock) == address:
+                    _set(sock, BULK)
 
     def _probe(self) -> str:
         with socket.socket() as sock:
@@ -94,7 +93,7 @@ def _tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
             fd = int(path.name)
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
                 continue
-            with closing(socket.socket(fileno=os.dup(fd))) as sock:
+            with _duplicate(fd) as sock:
                 if sock.family in IP and sock.type == socket.SOCK_STREAM:
                     yield fd, sock
 
@@ -107,10 +106,14 @@ def _peer(sock: socket.socket) -> Address | None:
     return _address(host, port)
 
 
-def _on(fd: int, work: Callable[[socket.socket], str]) -> str:
-    """Do it with a duplicate of gRPC's descriptor."""
-    with closing(socket.socket(fileno=os.dup(fd))) as sock:
-        return work(sock)
+def _duplicate(fd: int) -> socket.socket:
+    """A socket on a duplicate of gRPC's descriptor, to be closed; `OSError` where there is none."""
+    copy = os.dup(fd)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:  # it has become something else
+        os.close(copy)
+        raise
 
 
 def _parsed(peer: str) -> Address | None:
