@@ -76,6 +76,7 @@ class Replica:
         self._tokens = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._telling = False
+        self._tell_at = 1  # noted accesses; the first is worth a window, so it is told at once
         self._noted: deque[tuple[int, int]] = deque(maxlen=4 * ACCESSES_NOTED)
 
     def _start(self, presence: Presence, source: Source) -> None:
@@ -87,6 +88,7 @@ class Replica:
             self.info.name,
             self.info.epoch,
             owner=self,
+            habits=self.transport.habits,
         )
         self.transport.owners.add(self)
         self._unsubscribe = self.transport.events.subscribe(
@@ -144,7 +146,7 @@ class Replica:
     def note(self, start: int, stop: int) -> bool:
         """A read was answered by the shadow; true when `tell` is due. Any thread."""
         self._noted.append((start, stop))
-        if self._telling or len(self._noted) < ACCESSES_NOTED:
+        if self._telling or len(self._noted) < self._tell_at:
             return False
         self._telling = True
         return True
@@ -174,7 +176,7 @@ class Replica:
 
     def _tell_noted(self) -> None:
         """What was read in a row counts as one access."""
-        self._telling = False
+        self._telling, self._tell_at = False, ACCESSES_NOTED
         first = last = 0
         while self._noted:
             start, stop = self._noted.popleft()

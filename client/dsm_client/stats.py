@@ -6,6 +6,7 @@ session's (`Session.stats` counts what crossed its wire).
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, TypedDict
 
 from dsm.model import Access, PathEstimate
@@ -116,6 +117,8 @@ def explained(replica: Replica) -> str:
         now = replica.transport.now()
         lines.append(replica.policy.explain(path, now, pattern=replica.planner.pattern(now)))
     lines += [_path(stats, path, replica.transport.control.congestion), _reads(stats)]
+    if replica.fetcher.usual_bytes:
+        lines.append(_habit(replica.fetcher.usual_bytes))
     if stats["bytes_received"]:
         lines.append(_bytes(stats))
     return "\n".join(lines)
@@ -140,6 +143,11 @@ def _reads(stats: HandleStats) -> str:
         f"reads: {stats['reads']}, {stats['hits']} answered from the shadow at once; waited for "
         f"the network {stats['waits']} times{late}; pattern {stats['pattern']}"
     )
+
+
+def _habit(usual_bytes: float) -> str:
+    far = "to their ends" if usual_bytes == inf else f"for {_size(usual_bytes)} or more"
+    return f"habit: handles before this one were read {far}, so it was read ahead from the start"
 
 
 def _bytes(stats: HandleStats) -> str:

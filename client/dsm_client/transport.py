@@ -20,6 +20,7 @@ import grpc
 from grpc import aio
 
 from dsm.core.compression import Codec
+from dsm.core.habits import Habits
 from dsm.core.lanes import LaneCount
 from dsm.core.path import PathEstimator
 from dsm.core.puller import DEMAND_LANE, Cancel, Puller, Send
@@ -90,6 +91,7 @@ class Transport:
         self.events = Events()
         self.path = PathEstimator()
         self.puller = Puller(self.path)
+        self.habits = Habits()
         self.counts = TransportCounts()
         self.owners: set[Owner] = set()
         self._lane_count = LaneCount(lanes)

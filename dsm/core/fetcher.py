@@ -27,6 +27,7 @@ from typing import Protocol
 
 from dsm.core.ahead import Ahead
 from dsm.core.extents import ExtentSet
+from dsm.core.habits import Habits, Run
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller
 from dsm.core.reads import Read, ReadPages, Urgency
@@ -111,6 +112,7 @@ class Fetcher:
         segment: str,
         epoch: int,
         owner: object = None,
+        habits: Habits | None = None,
     ) -> None:
         self.puller = puller
         self.owner = owner
@@ -128,6 +130,10 @@ class Fetcher:
         self._waiters: dict[int, _Waiter] = {}
         self._speculated = ExtentSet()
         self.ahead = Ahead()
+        self._habits = habits or Habits()
+        self.usual_bytes = 0.0
+        """What the habits of the session let expect of this handle, once it is read in order."""
+        self._run: Run | None = None
 
     # ── readers ──
 
@@ -191,6 +197,7 @@ class Fetcher:
         ahead = limit.stop + park_units
         if park_units > PARKED_REQUESTS:  # one request for several blocks, not one for each
             ahead -= ahead % (park_units // PARKED_REQUESTS)
+        self._follow_habits(limit, unit)
         wire = unit * self.puller.received(self.segment).ratio
         in_flight = AHEAD * self.puller.path.window_bytes(now) / wire
         window = max(1, int(min(in_flight, self.ahead_bytes_max / unit)))
@@ -200,11 +207,22 @@ class Fetcher:
             limit=Extent(limit.start, ahead),
             wanted=lambda a, b: self._lacking(a, b, header_bytes),
             gap_units=int(path.bdp_bytes / wire),
+            usual_units=int(min(window, self.usual_bytes / unit)),
             delay_s=path.rtt_s,
         )
         for extent in plan:
             self._speculated.add(extent.start, extent.stop)
             self._request((extent,), header_bytes, Urgency.SPECULATIVE, park=park_units > 0)
+
+    def _follow_habits(self, limit: Extent, unit_bytes: float) -> None:
+        first = self.planner.first
+        if first is None:
+            return
+        if self._run is None:
+            self.usual_bytes, self._run = self._habits.usual_bytes, self._habits.began()
+        self._run.bytes = first.run_units * unit_bytes
+        left = first.start - limit.start if first.backward else limit.stop - first.stop
+        self._run.came_to_the_end = left <= 0
 
     def cancel(self, extent: Extent, now: float) -> None:
         """Drop speculative requests that lie within `extent`."""

@@ -9,8 +9,9 @@
 
 Two knobs, as in Linux' `readahead.c`: *when* to ask for more (before the reader would wait) and
 *how much* to be ahead. How much is `AHEAD_PER_RUN` times what a stream has read in its run, so that
-a window opens within a few round trips and a stream that ends at once has cost little; at the
-most its share of the window, divided among the streams by their rates.
+a window opens within a few round trips and a stream that ends at once has cost little; for the
+first one also what readers of this session usually come to (`dsm.core.habits`); at the most its
+share of the window, divided among the streams by their rates.
 
 Which streams there are, `dsm.core.streams` tells. Whether to trust them, a credit does: it grows by
 a twentieth of what is read and half of what was read out of prefetch, and pays for what was
@@ -104,6 +105,8 @@ class PrefetchPlanner:
         self.is_elsewhere = False
         """The last read left a stream, as it seems for good: what is planned may be in vain."""
         self._followed = 0.0  # the share of recent reads that continued a stream
+        self.first: Stream | None = None
+        """The first that was worth following."""
 
     # -- inputs
 
@@ -116,6 +119,8 @@ class PrefetchPlanner:
             self._earn(CREDIT_READS * self._credit_unit)
         stream = self._table.accessed(start, stop, now, self._gap_units)
         self._followed += ((stream.proof > 0) - self._followed) / 16
+        if self.first is None and stream.proven:
+            self.first = stream
         if self._table.returned:
             self._patience = min(2 * self._patience, PATIENCE_MAX)
         self._earn(CREDIT_PER_READ * (stop - start))
@@ -157,6 +162,7 @@ class PrefetchPlanner:
         limit: Extent,
         wanted: Wanted,
         gap_units: int = 0,
+        usual_units: int = 0,
         delay_s: float = 0.0,
     ) -> list[Extent]:
         """What to request now, in this order; what is returned counts as requested.
@@ -165,6 +171,7 @@ class PrefetchPlanner:
         `limit`         what may be asked for; of a live ring its stop may lie beyond the head
         `wanted(a, b)`  what of `[a, b)` is neither present nor requested
         `gap_units`     a gap up to this (bandwidth x RTT) is read through, otherwise jumped over
+        `usual_units`   what the first stream of a handle usually comes to
         `delay_s`       of the path, from request to data
 
         What `will_need` named is no speculation: it does not wait for the reader, only for room,
@@ -178,7 +185,7 @@ class PrefetchPlanner:
         def still_wanted(start: int, stop: int) -> list[Extent]:
             return [m for extent in wanted(start, stop) for m in asked.missing(*extent)]
 
-        for stream, window in self._windows(window_units):
+        for stream, window in self._windows(window_units, usual_units):
             if asked.total < room and stream.is_due(window, delay_s):
                 extents = stream.plan(window, room - asked.total, limit, still_wanted)
                 planned += extents
@@ -265,7 +272,7 @@ class PrefetchPlanner:
             self._needed.discard(*needed)
         return planned
 
-    def _windows(self, window_units: int) -> list[tuple[Stream, int]]:
+    def _windows(self, window_units: int, usual_units: int) -> list[tuple[Stream, int]]:
         """How far each stream may be ahead: its share, and no more than its run is worth."""
         streams = [s for s in self._table.proven() if self._trusts(s)]
         if self._hint == "sequential":
@@ -278,10 +285,11 @@ class PrefetchPlanner:
         if self._hint == "sequential":
             return list(zip(streams, shares, strict=True))
         return [
-            (stream, min(share, self._worth(stream.run_units)))
+            (stream, min(share, self._worth(stream, usual_units)))
             for stream, share in zip(streams, shares, strict=True)
         ]
 
-    def _worth(self, run_units: int) -> int:
-        on_credit = min(AHEAD_PER_RUN_ON_CREDIT * run_units, int(self._credit))
-        return max(AHEAD_PER_RUN * run_units, on_credit)
+    def _worth(self, stream: Stream, usual_units: int) -> int:
+        on_credit = min(AHEAD_PER_RUN_ON_CREDIT * stream.run_units, int(self._credit))
+        usual = usual_units if stream is self.first else 0
+        return max(AHEAD_PER_RUN * stream.run_units, on_credit, usual)

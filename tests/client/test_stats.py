@@ -67,6 +67,23 @@ def test_a_sequential_reader(
     assert "0 bytes of that was given up unread" in text
 
 
+def test_the_next_handle_is_read_ahead_from_its_first_read(
+    shared_node: NodeProcess, dial: Dial, relayed: Callable[..., Any], region: RegionWriter
+) -> None:
+    with create_region(shared_node.root, f"{region.name}-2", size_bytes=SIZE) as other:
+        commit(other, 0, DATA)
+        session = dial(relayed(shared_node, rate_bps=200e6, rtt_s=0.04), compress=False)
+        handle = session.open(region.name)
+        for start in range(0, SIZE, 16 * PAGE):
+            handle.read(start, 16 * PAGE)
+        assert "habit" not in handle.explain()
+        handle = session.open(other.name)
+        handle.read(0, PAGE)
+        until(lambda: handle.stats()["prefetched_bytes"] > 1 << 20)
+        assert handle.stats()["reads"] == 1
+        assert "habit: handles before this one were read to their ends" in handle.explain()
+
+
 def test_what_a_seek_and_a_new_version_waste(
     shared_node: NodeProcess, dial: Dial, relayed: Callable[..., Any], region: RegionWriter
 ) -> None:
