@@ -169,6 +169,8 @@ class PathEstimate:
     rtt_loaded_s: float = 0.0
     window_bytes: int = 0
     phase: str = "startup"
+    spare_s: float = 0.0
+    """For so long at this rate more is kept in flight than fills the path: lanes stall."""
 
     @property
     def bdp_bytes(self) -> int:

@@ -50,7 +50,7 @@ class HandleStats(TypedDict):
     """Bits a second that the path delivers; 0: not measured yet."""
     rtt_s: float
     phase: str
-    """Of the path's estimate: startup, drain, cruise or probe."""
+    """Of the path's estimate: startup, drain or cruise."""
     lanes: int
     """Connections that carry bulk."""
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,6 +104,7 @@ class Transport:
         self._tasks: list[asyncio.Task[None]] = []
         self._pump_due = False
         self._adjust_due = False
+        self._ping_due = asyncio.Event()
         self._answered_at = 0.0
         self._giving_up: asyncio.TimerHandle | None = None
         self._last_error: Exception | None = None
@@ -205,7 +207,10 @@ class Transport:
                 await self.ping()
             except DsmError as error:
                 log.debug("ping: %s", error)
-            await asyncio.sleep(self.path.ping_interval_s(self.now()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.path.ping_interval_s(self.now())):
+                    await self._ping_due.wait()
+            self._ping_due.clear()
 
     # ── reads ──
 
@@ -220,6 +225,8 @@ class Transport:
                     self.counts.bytes_sent += self._lanes[lane].send(request, rate_bytes_s)
                 case Cancel(lane, id):
                     self._lanes[lane].cancel(id)
+        if self.path.take_ping_due():
+            self._ping_due.set()
         self._watch_patience()
 
     def pump_soon(self) -> None:

@@ -11,7 +11,7 @@ Under stock Linux limits one TCP connection carries about 3 MB in flight (`tcp_w
 long fat path needs its window divided by that. Several from the start also cut slow start (each
 brings an initial window of its own) and the stalls after a loss. Where loss holds the lanes down
 rather than the path, each further one adds its share: that is found out by trying, while the window
-is full, and lasts as long as it pays.
+is full, and lasts as long as it pays: the rate grows, or the path is full that was far from it.
 """
 
 from __future__ import annotations
@@ -107,10 +107,11 @@ class LaneCount:
             lanes = max(1, count // TRIAL_PART)
             if now >= self._next_trial_at and count + lanes <= self._lanes_max:
                 ends_at = now + TRIAL_RTTS * path.rtt_s + TRIAL_S
-                self._trial = _Trial(lanes, path.rate_bps, ends_at)
+                self._trial = _Trial(lanes, path.rate_bps, path.spare_s > path.rtt_s, ends_at)
         elif now >= trial.ends_at:
             self._trial = None
-            if path.rate_bps >= trial.rate_bps * (1 + TRIAL_GAIN * trial.lanes / count):
+            grew = path.rate_bps >= trial.rate_bps * (1 + TRIAL_GAIN * trial.lanes / count)
+            if grew or (trial.was_free and path.spare_s < path.rtt_s / 4):
                 self._count.number = self._earned = count + trial.lanes
                 self._pause_s = TRIAL_PAUSE_S
             else:
@@ -140,6 +141,8 @@ class _Trial:
     lanes: int
     rate_bps: float
     """Without them."""
+    was_free: bool
+    """Without them a product more than the path holds was in flight, and met no queue."""
     ends_at: float
 
 

@@ -9,40 +9,37 @@ Too few bytes in flight and the path idles; too many and they queue in front of 
          └──────────┴───────────────────▶           └──────────┴─────────▶ bytes in flight
                    BDP = rate × base                          BDP
 
-The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + margin + spare)`, and
-one message. `rate` is the largest of ten rounds (`dsm.core.delivery`), each taken with the one
+The target is a little to the right of the knee: `rate × (CRUISE_GAIN × base + spare)`, and a little
+for ourselves. `rate` is the largest of ten rounds (`dsm.core.delivery`), each taken with the two
 before it, since lanes that were held up deliver all at once; `base` is the time from a request to
 its first bytes with nothing of ours before it (`dsm.core.latency`): the path and the server's
-turnaround; the spare is there where lanes stall (`dsm.core.stalls`). Both figures follow BBR (CACM
-60(2), 2017; draft-cardwell-iccrg-bbr-congestion-control). TCP below us controls congestion; this
-decides how much is asked for, and so how much is queued where TCP waits.
+turnaround; the spare is what may be in flight beyond that without a queue in the path, as pings
+tell (`dsm.core.stalls`). Rate and base follow BBR (CACM 60(2), 2017;
+draft-cardwell-iccrg-bbr-congestion-control); where BBR probes, the spare grows. TCP below us
+controls congestion; this decides how much is asked for, and so how much is queued where TCP waits.
 
-    startup ─rate grew < 25 % in 3 rounds─▶ cruise ⇄ probe       (1, where a ping was late)
-       ▲                                       │ │ ▲
-       ╰─── the rate grew twice in a row ──────╯ │ │ a request found the path clear
-                                                 ▼ │
-                     base is 10 s old ─────────▶ drain
-                     or the rate fell
+    startup ─rate grew < 25 % in 3 rounds─▶ cruise               (1, where a ping was late)
+      ▲ ▲                                    │  │ ▲
+      │ ╰─ the rate grew twice in a row ─────╯  │ │ a request found the path clear
+      │                                         ▼ │
+      ╰─ the path is slower ─────────────── drain ◀─ base is 10 s old, or the rate fell
 
 startup  the window doubles every round, within STARTUP_GAIN × what was delivered.
 drain    less than the BDP, so that a request finds nothing of ours before it and its answer is a
          clear `base`. When the rate fell, less than half of it, until that answer is there: with
          the window fixed, a slower path and a longer one look alike (rate × latency = window,
          Little's law); with little in flight, only a longer path still answers late. So this says
-         which of the two figures to replace.
-cruise   the target as above: a little more than the BDP, so it finds new room by itself.
-probe    every eighth round, where pings are prompt, a fifth more for two rounds. If the rate
-         follows the window, then no queue was there, and window ÷ rate is what a round really
-         takes: what it exceeds the base by is the margin. It holds what no clear request shows: an
-         event loop that is late, jitter. Probes that bring nothing wear it down, and a late ping
-         halves it: what is too much stands in the path's queue. Without a margin the window
-         collapses where latency varies: less in flight, a lower rate, so less in flight.
+         which of the two figures to replace. A slower path starts up from the rate that was left:
+         it may have been a few bad rounds.
+cruise   the target as above: a little more than the BDP, so it finds new room by itself. Where
+         pings stay late although there is no spare, the base is old after a second.
 
 Rounds that the application did not fill change nothing: they are no evidence of a smaller path.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal
 
 from dsm.core.delivery import FULL, Arrival, DeliveryMeter, Trend, WindowedMax
@@ -50,7 +47,7 @@ from dsm.core.latency import BaseLatency
 from dsm.core.stalls import Spare, ping_interval_s
 from dsm.model import PathEstimate
 
-Phase = Literal["startup", "drain", "cruise", "probe"]
+Phase = Literal["startup", "drain", "cruise"]
 
 WINDOW_BYTES_MIN = 64 << 10
 """One request worth its overhead: below it messages cost more than bytes."""
@@ -62,11 +59,17 @@ start it is TCP's slow start that limits, not this. And the headers of some thou
 WINDOW_BYTES_MAX = 256 << 20
 """Default budget of what is in flight: 10 Gbit/s × 200 ms."""
 
+SMOOTH_ROUNDS = 3
+"""A lane that was held up delivers all at once when it goes on: their mean has both."""
+
 RATE_ROUNDS = 10
-"""Of the max filter, as in BBR: longer than a probe cycle, so that its best round is remembered."""
+"""Of the max filter, as in BBR."""
 
 BASE_S = 10.0
 """A base is measured again when it is older, as BBR's min RTT: it costs a quarter of a round."""
+
+BASE_DOUBTED_S = 1.0
+"""...or older than this, where pings tell another."""
 
 STARTUP_GAIN = 5.0
 """2 doubles every round, but TCP's slow start beneath is two doublings further on by the time that
@@ -75,9 +78,6 @@ a rate was seen: with 3 (BBR: 2.89) it waited for us for two rounds, with 4 for 
 CRUISE_GAIN = 1.2
 """A demand read waits behind 0.2 RTT of queue; 1.0 would never find new room."""
 
-PROBE_GAIN = 1.2
-"""With the cruise gain 1.44: a demand read never waits more than half a round trip."""
-
 DRAIN_GAIN = 0.75
 """Of the BDP: 1 would leave a queue wherever the rate is a little overestimated."""
 
@@ -85,13 +85,7 @@ FALL_DRAIN_GAIN = 0.5
 """The rate to go by is what one bad round showed."""
 
 JITTER_S = 0.002
-"""The least margin: from arrival to next request in an event loop that has other things to do."""
-
-MARGIN_BASES_MAX = 3.0
-"""Of the base: beyond that it is not latency which varies."""
-
-MARGIN_DECAY = 0.9
-"""A probe without profit: in ten of them (100 rounds) two thirds of the margin are gone."""
+"""From arrival to next request, in an event loop that has other things to do."""
 
 GROWTH = 1.25
 """Of the rate in a round, expected in startup; 2.0 would be perfect."""
@@ -99,12 +93,6 @@ GROWTH = 1.25
 PLATEAU_ROUNDS = 3
 """Without such growth, and startup is over (BBR): one may have been late, one limited by TCP. One
 that brought a queue instead is enough (HyStart)."""
-
-PROBE_ROUNDS = 8
-"""Between probes, as in BBR: the rate filter remembers the last one."""
-
-PROBE_GROWTH = 1.1
-"""Half of PROBE_GAIN: the rate followed the window."""
 
 
 class PathEstimator:
@@ -123,18 +111,19 @@ class PathEstimator:
         self._rate = WindowedMax(RATE_ROUNDS)  # bytes per second
         self._message = WindowedMax(RATE_ROUNDS)  # bytes
         self._rtt = WindowedMax(BASE_S)  # of negated samples: a minimum
-        self._margin_s = JITTER_S
         self._phase: Phase = "startup"
         self._phase_rounds = 0
-        self._phase_bytes = min(WINDOW_BYTES_INITIAL, window_bytes_max)  # startup, drain, probe
+        self._phase_bytes = min(WINDOW_BYTES_INITIAL, window_bytes_max)  # startup, drain
         self._phase_rate = 0.0  # that the phase set out from
         self._plateau_rounds = 0
         self._round = 0
         self._round_rate = 0.0
-        self._last_round_rate = 0.0
+        self._last_rounds: deque[float] = deque(maxlen=SMOOTH_ROUNDS)
         self._trend = Trend()
         self._drain_until = 0.0
         self._fell = False  # the drain is there because the rate fell
+        self._drain_unpinged = False
+        self._ping_due = False
 
     def request_sent(
         self, request_id: int, bytes_expected: int, now: float, *, app_limited: bool = False
@@ -149,8 +138,11 @@ class PathEstimator:
         self._meter.request_sent(
             request_id, bytes_expected, now, parked=app_limited, window_bytes=window_bytes
         )
-        if self._phase == "drain" and not self._fell and clear and not app_limited:
-            self._enter("cruise")  # its answer will tell; those behind it need not wait
+        if self._phase == "drain" and clear:
+            self._ping_due |= self._drain_unpinged
+            self._drain_unpinged = False
+            if not self._fell and not app_limited:
+                self._enter("cruise")  # its answer will tell; those behind it need not wait
 
     def bytes_arrived(self, request_id: int, wire_bytes: int, now: float) -> None:
         """Some of the answer; may be called many times for a request."""
@@ -177,16 +169,19 @@ class PathEstimator:
         self._latency.pinged(-self._rtt.value, now)
         if self._phase != "drain":
             full = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
-            spare = full and self._phase != "startup"
-            prompt = self._spare.pinged(rtt_s, -self._rtt.value, now, full=spare)
-            if full and not prompt:  # what is in flight beyond the product is in its queue
-                self._margin_s = max(self._margin_s / 2, JITTER_S)
+            startup = self._phase == "startup"
+            self._spare.pinged(rtt_s, -self._rtt.value, now, full=full, startup=startup)
 
     def ping_interval_s(self, now: float) -> float:
         """When to send the next ping, from now: more often where a window is in flight."""
         loaded = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
-        startup = self._phase == "startup"
-        return ping_interval_s(self._latency.base_s, loaded=loaded, startup=startup)
+        soon = self._phase == "startup" or self._spare.is_in_doubt
+        return ping_interval_s(self._latency.base_s, loaded=loaded, soon=soon)
+
+    def take_ping_due(self) -> bool:
+        """Whether to ping now: the path is drained. True once each time; ask after sending."""
+        due, self._ping_due = self._ping_due, False
+        return due
 
     def is_filled(self, now: float) -> bool:
         """The application had enough to ask for, in the last two round trips."""
@@ -214,22 +209,23 @@ class PathEstimator:
             rtt_loaded_s=self._latency.loaded_s,
             window_bytes=self.window_bytes(now),
             phase=self._phase,
+            spare_s=self._spare.spare_s,
         )
 
     def _target_bytes(self) -> int:
-        ahead_s = CRUISE_GAIN * self._latency.base_s + self._margin_s + self._spare.spare_s
-        gain = PROBE_GAIN if self._phase == "probe" else 1.0
-        return int(gain * (self._rate.value * ahead_s + self._message.value))
+        ahead_s = CRUISE_GAIN * self._latency.base_s + JITTER_S + self._spare.spare_s
+        return int(self._rate.value * ahead_s + self._message.value)
 
     def _rate_sampled(self, arrival: Arrival) -> None:
         evidence = not arrival.limited and self._phase != "drain"
         if evidence:
             self._round_rate = max(self._round_rate, arrival.rate)
+        if arrival.round_ended:
+            self._last_rounds.append(arrival.round_rate)
         if self._phase == "startup":
             rate = arrival.rate
-        elif arrival.round_ended:  # lanes that were held up deliver all at once: look at two rounds
-            rate = (arrival.round_rate + (self._last_round_rate or arrival.round_rate)) / 2
-            self._last_round_rate = arrival.round_rate
+        elif arrival.round_ended:
+            rate = sum(self._last_rounds) / len(self._last_rounds)
         else:
             return
         if evidence or rate > self._rate.value:
@@ -273,7 +269,7 @@ class PathEstimator:
         )
         if queued or self._plateau_rounds >= PLATEAU_ROUNDS * (1 + free):
             if free:
-                ahead_s = CRUISE_GAIN * self._latency.base_s + self._margin_s
+                ahead_s = CRUISE_GAIN * self._latency.base_s + JITTER_S
                 self._spare.startup_ended(self._rate.value, ahead_s, self._latency.base_s)
             self._latency.rate_known(self._rate.value)
             self._enter("cruise")
@@ -288,32 +284,16 @@ class PathEstimator:
         if trend == "fell" and not self._spare.path_is_free(self._latency.base_s, now):
             self._drain(now, gain=FALL_DRAIN_GAIN, fell=True)
         elif trend == "grew":
-            self._start_again(now)
-        elif self._phase == "cruise" and now - self._latency.measured_at > BASE_S:
+            self._start_again(2 * self.window_bytes(now))
+        elif self._phase == "cruise" and self._base_is_old(now):
             self._drain(now, gain=DRAIN_GAIN, fell=False)
-        elif self._phase == "probe" and self._phase_rounds >= 2:
-            self._probed(now)
-        elif self._phase_rounds >= PROBE_ROUNDS and not self._spare.path_is_full:
-            self._probe(now)
 
-    def _probe(self, now: float) -> None:
-        self._phase_rate = self._round_rate
-        self._enter("probe")
-        self._phase_bytes = self.window_bytes(now)
-
-    def _probed(self, now: float) -> None:
-        free = self._spare.path_is_free(self._latency.base_s, now)
-        if self._round_rate < PROBE_GROWTH * self._phase_rate or not free:
-            self._margin_s = max(MARGIN_DECAY * self._margin_s, JITTER_S)
-            self._enter("cruise")
-            return
-        round_s = (self._phase_bytes - self._message.value) / self._round_rate
-        margin_s = min(round_s - self._latency.base_s, MARGIN_BASES_MAX * self._latency.base_s)
-        self._margin_s = max(self._margin_s, margin_s)
-        self._probe(now)
+    def _base_is_old(self, now: float) -> bool:
+        age_s = now - self._latency.measured_at
+        return age_s > (BASE_DOUBTED_S if self._spare.late_for_long else BASE_S)
 
     def _drain(self, now: float, *, gain: float, fell: bool) -> None:
-        self._fell = fell
+        self._fell, self._drain_unpinged = fell, True
         self._enter("drain")
         self._phase_rate = self._round_rate
         self._phase_bytes = max(1, int(gain * self._round_rate * self._latency.base_s))
@@ -327,11 +307,14 @@ class PathEstimator:
             self._latency.replaced(now)
             if self._latency.base_s <= GROWTH * before_s:
                 self._rate.reset(self._round, self._phase_rate)
-            self._enter("cruise")
+                self._start_again(self._target_bytes())
+            else:
+                self._rtt.reset(now, -self._latency.base_s)  # pings of before are another path's
+                self._enter("cruise")
         self._latency.forget_round()
 
-    def _start_again(self, now: float) -> None:
-        self._phase_bytes = 2 * self.window_bytes(now)
+    def _start_again(self, window_bytes: int) -> None:
+        self._phase_bytes = window_bytes
         self._phase_rate, self._plateau_rounds = self._rate.value, 0
         self._enter("startup")
 

@@ -8,9 +8,10 @@ With rate × base in flight each loss costs a lane the time of its stall again. 
 nothing as long as it waits at the node and not in the path, since a demand read has a lane of its
 own. A ping tells which of the two: under load it finds the path's queue, and no other.
 
-    ping late   the path is full: halve the spare
-    ping prompt though a fifth more than the product is in flight (CRUISE_GAIN of
-                `dsm.core.path`): it waits elsewhere, so double the spare
+    pings late  the path is full: halve the spare. One late ping may be jitter, so it is asked again
+                at once; a queue is still there then, and makes LATE_PINGS of them late
+    ping prompt though more than the product is in flight (CRUISE_GAIN of `dsm.core.path`): it
+                waits elsewhere, so half as much again, and a little
 
 Start-up has doubled the window beyond what it needed, so it hands over what it saw: the smallest
 window that brought nearly the best rate.
@@ -21,14 +22,32 @@ from __future__ import annotations
 SPARE_BASES_MAX = 3.0
 """Of the base: four products in flight, as start-up has. A segment lost twice stalls for two."""
 
-SPARE_BASES_STEP = 0.25
-"""The first step up."""
+SPARE_BASES_STEP = 0.1
+"""The first step up: a demand read waits for no more, where it was one too many..."""
+
+SPARE_GROWTH = 1.5
+"""...and the others: the most in seven."""
 
 PROMPT = 0.1
 """Of the base: half of the queue that there must be where the path is full."""
 
 PROMPT_S = 0.001
 """And what an event loop is late by."""
+
+JITTERS = 2
+"""Mean differences of one ping from the next that are no lateness (RFC 3550, 6.4.1)..."""
+
+JITTER_S_MAX = 0.015
+"""...up to what radio links have..."""
+
+JITTER_MAX = 0.3
+"""...where neither is later than this, of the base: then it is a queue that comes and goes."""
+
+LATE_PINGS = 3
+"""In a row: where jitter makes every second one late, three are so by chance in one of eight."""
+
+LATE_PINGS_LONG = 8
+"""By then the spare is gone, and what else is too much in flight would have been seen."""
 
 NEARLY = 0.9
 """Of the best rate."""
@@ -39,9 +58,9 @@ PING_BASES = 4.0
 PING_S_MIN = 0.05
 """...but twenty a second are enough for anyone..."""
 
-PING_S_MIN_STARTUP = 0.01
+PING_S_MIN_SOON = 0.01
 """...in start-up one a round trip, a hundred a second at the most: it doubles, so to learn too late
-that the path is full is to drop as much as it holds..."""
+that the path is full is to drop as much as it holds; and where one ping was late..."""
 
 PING_S_MAX = 1.0
 """...and one, where nothing is under way: ten for the minimum of 10 s."""
@@ -53,9 +72,10 @@ class Spare:
     def __init__(self) -> None:
         self.spare_s = 0.0
         self._rounds: list[tuple[int, float]] = []  # of start-up: window bytes, rate
-        self._least_s = 0.0
         self._prompt_at = float("-inf")
-        self._late = False
+        self._late_pings = 0
+        self._pinged_s = 0.0
+        self._jitter_s = 0.0
 
     def startup_round_ended(self, window_bytes: int, rate: float) -> None:
         self._rounds.append((window_bytes, rate))
@@ -66,31 +86,51 @@ class Spare:
         self._rounds.clear()
         self.spare_s = min(max(0.0, enough / rate - ahead_s), SPARE_BASES_MAX * base_s)
 
-    def pinged(self, rtt_s: float, least_s: float, now: float, *, full: bool) -> bool:
-        """Whether it was prompt. `full`: as much was in flight as the window allows."""
-        prompt = rtt_s - least_s < PROMPT * least_s + PROMPT_S
-        self._prompt_at = now if prompt else float("-inf")
-        self._late = not prompt
-        if not prompt:
+    def pinged(
+        self, rtt_s: float, least_s: float, now: float, *, full: bool, startup: bool
+    ) -> None:
+        """`full`: as much was in flight as the window allows."""
+        self._follow_jitter(rtt_s, least_s)
+        allowed_s = PROMPT * least_s + PROMPT_S + min(JITTERS * self._jitter_s, JITTER_S_MAX)
+        if rtt_s - least_s < allowed_s:
+            self._late_pings, self._prompt_at = 0, now
+            if full and not startup:
+                wanted = SPARE_GROWTH * self.spare_s + SPARE_BASES_STEP * least_s
+                self.spare_s = min(wanted, SPARE_BASES_MAX * least_s)
+            return
+        self._late_pings = max(LATE_PINGS if startup else 0, self._late_pings + 1)
+        if self.path_is_full:
+            self._prompt_at = float("-inf")
             halved = self.spare_s / 2
             self.spare_s = halved if halved > SPARE_BASES_STEP / 4 * least_s else 0.0
-        elif full:
-            wanted = max(2 * self.spare_s, SPARE_BASES_STEP * least_s)
-            self.spare_s = min(wanted, SPARE_BASES_MAX * least_s)
-        return prompt
+
+    def _follow_jitter(self, rtt_s: float, least_s: float) -> None:
+        known_s, self._pinged_s = self._pinged_s, rtt_s
+        if max(rtt_s, known_s) < (1 + JITTER_MAX) * least_s and known_s:
+            self._jitter_s += (abs(rtt_s - known_s) - self._jitter_s) / 8
 
     @property
     def path_is_full(self) -> bool:
-        """The last ping was late."""
-        return self._late
+        """The last pings were late."""
+        return self._late_pings >= LATE_PINGS
+
+    @property
+    def late_for_long(self) -> bool:
+        """There was nothing left to give up, and pings are late still: the path may be longer."""
+        return self._late_pings >= LATE_PINGS_LONG
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """The last ping was late, and it is not known whether that was chance."""
+        return 0 < self._late_pings < LATE_PINGS
 
     def path_is_free(self, base_s: float, now: float) -> bool:
         """The last ping was prompt, and recent: whatever it is that delays, it is no queue."""
         return now - self._prompt_at <= 2 * max(PING_BASES * base_s, PING_S_MIN)
 
 
-def ping_interval_s(base_s: float, *, loaded: bool, startup: bool) -> float:
-    """Until the next ping."""
-    if startup and base_s:
-        return min(max(base_s, PING_S_MIN_STARTUP), PING_S_MAX)
+def ping_interval_s(base_s: float, *, loaded: bool, soon: bool) -> float:
+    """Until the next ping. `soon`: much depends on it."""
+    if soon and base_s:
+        return min(max(base_s, PING_S_MIN_SOON), PING_S_MAX)
     return min(max(PING_BASES * base_s, PING_S_MIN), PING_S_MAX) if loaded else PING_S_MAX

@@ -113,12 +113,14 @@ class Reader:
     """(time, delivered bytes, queue, window) at every arrival."""
     delivered: int = 0
     requests: int = 0
+    pings: int = 0
     left: dict[int, int] = field(default_factory=dict)
 
     def run(self, until: float) -> Reader:
         if not self.log:
             self.log.append((0.0, 0, 0.0, self.path.window_bytes(0.0)))
             self.ask(0.0)
+            self.ping(0.0)
         events = self.link.events
         while events and events[0][0] <= until:
             now, _, do = heappop(events)
@@ -134,10 +136,26 @@ class Reader:
             self.asked_bytes += size
             request_id, self.left[self.requests] = self.requests, size
             self.path.request_sent(request_id, size, now)
+            if self.path.take_ping_due():
+                self.ping(now)
             parts = [
                 Message(request_id, self.message_bytes) for _ in range(self.messages_per_request)
             ]
             self.link.asked(parts, now, self.arrived)
+
+    def ping(self, sent_at: float) -> None:
+        rtt_s = self.link.rtt(sent_at) + self.link.queue_s(sent_at) + self.delay(sent_at)
+
+        def answered(now: float) -> None:
+            self.pings += 1
+            number = self.pings
+            self.path.rtt_sampled(rtt_s, now)
+            self.link.at(
+                now + self.path.ping_interval_s(now),
+                lambda now: self.ping(now) if number == self.pings else None,
+            )
+
+        self.link.at(sent_at + rtt_s, answered)
 
     def arrived(self, message: Message, now: float) -> None:
         self.delivered += message.size

@@ -79,8 +79,7 @@ def test_measuring_the_base_again_costs_little(rtt: float) -> None:
     estimate = run.path.estimate(34)
     assert estimate.rate_bps == pytest.approx(rate * 8, rel=0.02)
     assert estimate.rtt_s == pytest.approx(rtt, rel=0.05)
-    gain = 2.5 if estimate.phase == "probe" else 2  # a probe sends a quarter more
-    assert estimate.bdp_bytes <= estimate.window_bytes <= gain * estimate.bdp_bytes
+    assert estimate.bdp_bytes <= estimate.window_bytes <= 2 * estimate.bdp_bytes
 
 
 class Insatiable(PathEstimator):
@@ -152,8 +151,8 @@ def test_a_shorter_path_has_its_queue_back_when_the_base_is_measured_again() -> 
     link = Link(steady(100 * MBIT), step(0.15, 0.05, 5.0))
     run = Reader(link, message_bytes=64 << 10).run(60)
     queues = run.queues_s(50, 60)
-    assert queues[len(queues) // 2] <= 0.03
-    assert run.path.estimate(60).rtt_s == pytest.approx(0.05, rel=0.1)
+    assert queues[len(queues) // 2] <= 0.035
+    assert run.path.estimate(60).rtt_s == pytest.approx(0.05, rel=0.15)
 
 
 def test_a_reader_with_little_appetite_proves_nothing() -> None:

@@ -85,6 +85,7 @@ class Session:
         self.bytes_received = 0
         self._pump_due = False
         self._pings: list[Pushed] = []
+        self._pinged = 0
         self._control = Connection(
             self.downlink, path.control, lambda: self._pings.pop() if self._pings else None
         )
@@ -107,6 +108,8 @@ class Session:
                     self._up(lambda lane=lane, it=request: self.lanes[lane].requested(it))  # type: ignore[misc]
                 case Cancel(lane, id):
                     self._up(lambda lane=lane, it=id: self.lanes[lane].cancelled(it))  # type: ignore[misc]
+        if self.estimator.take_ping_due():
+            self._ping()
 
     def _up(self, event: Callable[[], None]) -> None:
         self.clock.after(self.downlink.delay_ns, event)
@@ -148,18 +151,22 @@ class Session:
         self.pump_soon()
 
     def _ping(self) -> None:
+        """The next follows a while after the answer, as in the transport."""
         sent = self.clock.now
 
         def answered() -> None:
-            self.estimator.rtt_sampled(self.clock.now - sent, self.clock.now)
+            now = self.clock.now
+            self.estimator.rtt_sampled(now - sent, now)
+            self._pinged += 1
+            number = self._pinged
+            wait_ns = round(self.estimator.ping_interval_s(now) * NS_PER_S)
+            self.clock.after(wait_ns, lambda: self._ping() if number == self._pinged else None)
 
         def asked() -> None:
             self._pings.append(Pushed(100, answered))
             self._control.pump()
 
         self._up(asked)
-        wait_s = self.estimator.ping_interval_s(self.clock.now)
-        self.clock.after(round(wait_s * NS_PER_S), self._ping)
 
     def appended(self, segment: Segment, blocks: int = 1) -> None:
         """The producer has published so many."""
