@@ -6,8 +6,9 @@
 A ping knows the path, not the server's turnaround, and pings under load know our queue as well. So
 the base is taken from requests: those that find the path *clear*, which happens by itself while the
 application asks for little, and otherwise when the estimator drains the path for it (as BBR's
-ProbeRTT does for its min RTT). A mean over a round, not a minimum, since what has to be covered is
-the usual latency; and by halves, since a round may have had one answer that was late, or early.
+ProbeRTT does for its min RTT). The least of a round, since a lane that repairs a loss makes late
+what found the path clear (what varies, the spare covers: `dsm.core.stalls`); and by halves, since a
+round may have had one answer only.
 
 The first bytes come with the whole first message: its own time on the wire is subtracted as soon
 as the rate is known, but never to below a ping.
@@ -35,8 +36,8 @@ class BaseLatency:
         self._first_message_bytes = 0  # of the sample, while the rate is unknown
         self._clear_bytes = 0
         self._clear_from = float("inf")
-        self._clear = _Mean()
-        self._any = _Mean()
+        self._clear = _Least()
+        self._any = _Least()
 
     def pinged(self, least_s: float, now: float) -> None:
         """No request is faster than the fastest ping; and it may come before any of them."""
@@ -90,20 +91,15 @@ class BaseLatency:
         self.forget_round()
 
     def forget_round(self) -> None:
-        self._clear, self._any = _Mean(), _Mean()
+        self._clear, self._any = _Least(), _Least()
 
 
-class _Mean:
-    __slots__ = ("_count", "_sum")
+class _Least:
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self._count = 0
-        self._sum = 0.0
+        self.value = 0.0
+        """0: none."""
 
     def add(self, value: float) -> None:
-        self._count += 1
-        self._sum += value
-
-    @property
-    def value(self) -> float:
-        return self._sum / self._count if self._count else 0.0
+        self.value = min(self.value or value, value)

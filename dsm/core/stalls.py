@@ -121,8 +121,8 @@ class Spare:
 
     @property
     def is_in_doubt(self) -> bool:
-        """The last ping was late, and it is not known whether that was chance."""
-        return 0 < self._late_pings < LATE_PINGS
+        """The last ping was late, and it was chance, or there is a spare to give up."""
+        return self._late_pings > 0 and (not self.path_is_full or self.spare_s > 0)
 
     def path_is_free(self, base_s: float, now: float) -> bool:
         """The last ping was prompt, and recent: whatever it is that delays, it is no queue."""

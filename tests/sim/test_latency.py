@@ -38,7 +38,7 @@ def test_a_demand_read_is_never_behind_speculation(path: Path) -> None:
     assert waits[int(0.99 * len(waits))] <= DEMAND_RTTS * path.rtt_s + 0.005
 
 
-DEMAND_RTTS = 1.8
+DEMAND_RTTS = 1.7
 """Aim: 1.5. Measured 1.70 to 1.76 from 80 ms on: the rate is taken as up to a quarter too high for
 ten rounds after lanes that were held up have delivered all at once."""
 
@@ -170,4 +170,4 @@ def test_lanes_are_added_where_each_adds_and_not_where_none_does() -> None:
     fixed, _ = _rate_bps(clean, 12, fixed_lanes=True)
     tried, lanes = _rate_bps(clean, 12, fixed_lanes=False)
     assert tried >= 0.98 * fixed
-    assert lanes in (8, 10)
+    assert 8 <= lanes <= 10
