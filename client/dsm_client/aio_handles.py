@@ -210,7 +210,9 @@ class Ring(_Handle):
         source = self._handle.opened()
         follower = Follower(self.name, start, on_lag, source.position)
         self._handle.follower = follower
-        with self._handle.registered(source, follower) as advance:
+        with self._handle.registered(source, follower) as cursor:
+            if isinstance(cursor, ring.RemoteCursor):
+                await _within(in_loop(cursor.register()), timeout_s, self.name)
             while True:
                 try:
                     block = source.present(follower.next_seq)
@@ -222,7 +224,7 @@ class Ring(_Handle):
                     continue
                 follower.read()
                 yield AsyncBlock(block, source)
-                advance(follower.next_seq)
+                cursor.advance(follower.next_seq)
 
 
 class Region(_Handle):

@@ -109,9 +109,7 @@ class Lane:
     def cancel(self, id: int) -> None:
         self._enqueue(pb.PullRequest(id=id, cancel=pb.Cancel()))
 
-    def send_cursor(self, id: int, segment: str, epoch: int, seq: int | None) -> None:
-        """Tell the node how far a registered reader has come; `None`: it is gone."""
-        cursor = pb.Cursor(seq=seq or 0, ended=seq is None)
+    def send_cursor(self, id: int, segment: str, epoch: int, cursor: pb.Cursor) -> None:
         self._enqueue(pb.PullRequest(id=id, segment=segment, epoch=epoch, cursor=cursor))
 
     def _enqueue(self, message: pb.PullRequest) -> int:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 GRPC_THREADS = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
 
-GRPC_END_S = 0.5
+GRPC_END_S = 2.0
 """For gRPC's thread to end before a fork: 1 ms when idle, more where many threads compete."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from operator import index
 from typing import Any
 
@@ -18,6 +18,7 @@ from dsm_client.mapped import MappedRing
 from dsm_client.remote import RemoteRing
 from dsm_client.selection import Selection, Where
 from dsm_client.sources import RingSource
+from dsm_client.transport import Cursor
 
 
 class Ring(Handle):
@@ -181,7 +182,9 @@ class Ring(Handle):
         source = self._source
         follower = Follower(self._name, start, on_lag, source.position)
         self.follower = follower
-        with self.registered(source, follower) as advance:
+        with self.registered(source, follower) as cursor:
+            if isinstance(cursor, RemoteCursor):
+                background().run(cursor.register(), timeout_s)
             while True:
                 try:
                     block = source.present(follower.next_seq)
@@ -192,7 +195,7 @@ class Ring(Handle):
                     continue
                 follower.read()
                 yield block
-                advance(follower.next_seq)
+                cursor.advance(follower.next_seq)
 
     def _wait(self, source: RingSource, seq: int, timeout_s: float | None) -> Block:
         if isinstance(source, MappedRing):
@@ -206,9 +209,10 @@ class Ring(Handle):
 
     @contextmanager
     def registered(self, source: RingSource, follower: Follower) -> Iterator[Any]:
-        """A producer waits for this follower, if that was asked for."""
+        """A producer waits for this follower, if that was asked for; a `RemoteCursor` is yet to be
+        registered."""
         if follower.on_lag != "block":
-            yield lambda seq: None
+            yield NoCursor()
             return
         if not source.info.block_deadline_ms:
             raise UsageError(
@@ -217,31 +221,46 @@ class Ring(Handle):
             )
         if isinstance(source, MappedRing):
             with source.reader.register(follower.next_seq) as cursor:
-                yield cursor.advance
+                yield cursor
             return
         assert isinstance(source, RemoteRing)
-        with remote_cursor(source, follower.next_seq) as advance:
-            yield advance
+        with closing(RemoteCursor(source, follower.next_seq)) as remote:
+            yield remote
 
 
-@contextmanager
-def remote_cursor(source: RemoteRing, seq: int) -> Iterator[Any]:
-    """A cursor at the node, moved on now and then."""
-    replica = source.replica
-    state = {"told_at": 0.0}
+class RemoteCursor:
+    """A reader that the producer waits for, as the node knows it."""
 
-    def advance(seq: int, *, at_once: bool = False) -> None:
+    def __init__(self, source: RemoteRing, seq: int) -> None:
+        self._transport, self._info = source.replica.transport, source.replica.info
+        self._seq = seq
+        self._told_at = 0.0
+        self._cursor: Cursor | None = None
+
+    async def register(self) -> None:
+        """From when this returns on, what is not read is not overwritten."""
+        self._cursor = self._transport.register(self._info.name, self._info.epoch, self._seq)
+        await self._cursor.known
+
+    def advance(self, seq: int) -> None:
+        """Told now and then, and at the latest when the reader waits."""
         now = time.monotonic()
-        replica.cursor = seq  # told at the latest when the reader waits
-        if at_once or now - state["told_at"] >= CURSOR_S:
-            state["told_at"] = now
-            background().call(replica.move_cursor, seq)
+        if self._cursor is not None:
+            self._cursor.seq = seq
+            if now - self._told_at >= CURSOR_S:
+                self._told_at = now
+                background().call(self._transport.tell_cursors)
 
-    advance(seq, at_once=True)
-    try:
-        yield advance
-    finally:
-        background().call(replica.move_cursor, None)
+    def close(self) -> None:
+        if self._cursor is not None:
+            background().call(self._transport.unregister, self._cursor)
+
+
+class NoCursor:
+    """The producer waits for nobody."""
+
+    def advance(self, seq: int) -> None:
+        pass
 
 
 CURSOR_S = 0.005

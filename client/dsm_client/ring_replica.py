@@ -56,9 +56,6 @@ class RingReplica(Replica):
         self.shadow.advance(position.head, position.tail)
         self.header_bytes = max(header_bytes or 0, info.header_bytes)
         self.following = False
-        self.cursor: int | None = None
-        """How far a reader has come that the producer waits for."""
-        self._cursor_told: int | None = None
         self.private: dict[int, Block] = {}
         """Blocks that the shadow could not take, since a reader holds what lies there."""
         self.announcements: WeakSet[Announcement] = WeakSet()
@@ -162,8 +159,7 @@ class RingReplica(Replica):
     async def fetch_beyond(self, seq: int, header_bytes: int | None) -> None:
         """Have block `seq` present, which may not have been appended yet."""
         self.following = True
-        if self.cursor != self._cursor_told:
-            self.move_cursor(self.cursor)  # the producer may be waiting for just this
+        self.transport.tell_cursors()  # the producer may be waiting for just this
         self.planner.hint("sequential")
         block = (Extent(seq, seq + 1),)
         self.accessed(block)
@@ -237,17 +233,9 @@ class RingReplica(Replica):
                 f"[{tail}, {head}); follow() waits for more"
             )
 
-    def move_cursor(self, seq: int | None) -> None:
-        """The producer is not to overwrite `seq` and what follows; `None`: it may again."""
-        self.cursor = seq
-        self._cursor_told = seq
-        self.transport.submit_cursor(id(self), self.info.name, self.info.epoch, seq)
-
     def interrupted(self, id: int) -> None:
         super().interrupted(id)
         self._assembler.forget(id)
-        if self.cursor is not None:
-            self.move_cursor(self.cursor)
 
     # ── the wire ──
 

@@ -29,6 +29,7 @@ from dsm.core.reads import Read, Urgency
 from dsm.errors import Closed, DsmError, MalformedMessage, NodeUnavailable
 from dsm.model import PathEstimate
 from dsm.wire.frame import CODECS_BACK, BadFrame, decode_frame
+from dsm.wire.status import error_from_frame
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.control import Control
 from dsm_client.direct import DirectRead
@@ -58,6 +59,29 @@ class Owner(Protocol):
 
     def failed(self, error: DsmError) -> None:
         """The node cannot be reached; tell who waits."""
+
+
+@dataclass(slots=True, eq=False)
+class Cursor:
+    """How far a reader has come that a producer waits for."""
+
+    id: int
+    segment: str
+    epoch: int
+    seq: int
+    """It needs everything from here on; any thread may set it."""
+    known: asyncio.Future[None]
+    """Done as soon as the node has registered it, or says why it does not."""
+    told: int = -1
+
+    def answered(self, error: DsmError | None) -> None:
+        if self.known.done():
+            return
+        if error is None:
+            self.known.set_result(None)
+        else:
+            self.known.set_exception(error)
+            self.known.exception()  # somebody may have heard of it
 
 
 @dataclass(slots=True)
@@ -98,6 +122,7 @@ class Transport:
         self._lane_count = LaneCount(lanes)
         self._codecs = codecs
         self._lanes: dict[int, Lane] = {}
+        self._cursors: dict[int, Cursor] = {}
         self._open_lanes: set[int] = set()
         self._connected_lanes: set[int] = set()
         self._control: Control | None = None
@@ -262,15 +287,39 @@ class Transport:
         finally:
             self.owners.discard(direct)
 
-    def submit_cursor(self, id: int, segment: str, epoch: int, seq: int | None) -> None:
+    def register(self, segment: str, epoch: int, seq: int) -> Cursor:
+        """For a reader that the producer is to wait for, once its `known` is done."""
+        cursor = Cursor(self.puller.new_id(), segment, epoch, seq, self.loop.create_future())
+        self._cursors[cursor.id] = cursor
+        self._send_cursor(cursor)
+        self._watch_patience()
+        return cursor
+
+    def unregister(self, cursor: Cursor) -> None:
+        del self._cursors[cursor.id]
+        cursor.known.cancel()
+        self._send_cursor(cursor, ended=True)
+
+    def tell_cursors(self) -> None:
+        """The node how far readers have come."""
+        for cursor in self._cursors.values():
+            if cursor.told != cursor.seq:
+                self._send_cursor(cursor)
+
+    def _send_cursor(self, cursor: Cursor, *, ended: bool = False) -> None:
         if DEMAND_LANE in self._open_lanes:
-            self._lanes[DEMAND_LANE].send_cursor(id, segment, epoch, seq)
+            cursor.told = cursor.seq
+            message = pb.Cursor(seq=cursor.seq, ended=ended)
+            self._lanes[DEMAND_LANE].send_cursor(cursor.id, cursor.segment, cursor.epoch, message)
 
     # ── LaneOwner ──
 
     def lane_opened(self, lane: int) -> None:
         self._open_lanes.add(lane)
         self.puller.lane_opened(lane, self.now())
+        if lane == DEMAND_LANE:  # a stream that ended has unregistered them
+            for cursor in self._cursors.values():
+                self._send_cursor(cursor)
         self.pump_soon()
 
     def lane_connected(self, lane: int) -> None:
@@ -295,7 +344,10 @@ class Transport:
 
     def _watch_patience(self) -> None:
         """While no lane is connected, readers wait for `retry_s` and are told then."""
-        if not self._connected_lanes and self._giving_up is None and self.puller.unfinished:
+        waited_for = self.puller.unfinished or any(
+            not c.known.done() for c in self._cursors.values()
+        )
+        if not self._connected_lanes and self._giving_up is None and waited_for:
             self._giving_up = self.loop.call_later(self.retry_s, self._give_up)
 
     def _give_up(self) -> None:
@@ -308,6 +360,8 @@ class Transport:
         """Whoever waits is told."""
         for owner in list(self.owners):
             owner.failed(error)
+        for cursor in self._cursors.values():
+            cursor.answered(error)
 
     def _lane_is_lost(self, lane: int) -> None:
         self._open_lanes.discard(lane)
@@ -336,6 +390,9 @@ class Transport:
         if not self.puller.was_submitted(header.id) and not header.HasField("status"):
             raise _BadStream(f"an answer to request {header.id}, which was never asked")
         self._bad_streams = 0
+        if (cursor := self._cursors.get(header.id)) is not None:
+            cursor.answered(self._error(header, cursor.segment))
+            return
         submitter: Any = self.puller.owner(header.id)
         self.puller.frame_arrived(
             header.id,
@@ -358,6 +415,11 @@ class Transport:
         if header.last:
             self._adjust_soon(now)
         self.pump_soon()
+
+    def _error(self, header: pb.FrameHeader, segment: str) -> DsmError | None:
+        if not header.HasField("status"):
+            return None
+        return error_from_frame(header.status, segment, self.address)
 
 
 class _BadStream(ConnectionError):

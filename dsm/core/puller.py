@@ -190,6 +190,11 @@ class Puller:
             self._lanes_used = count
             self._lanes_changed()
 
+    def new_id(self) -> int:
+        """One that no request has."""
+        self._next_id += 1
+        return self._next_id - 1
+
     def submit(
         self,
         segment: str,
@@ -210,7 +215,7 @@ class Puller:
         this is a piece of. `repeatable`: frames of it may come twice, also under an id that only
         `owner` knows; then it is sent again over another lane where the first is late.
         """
-        id = self._new_id()
+        id = self.new_id()
         request = Request(id, segment, epoch, read, urgency)
         read_bytes = max(bytes_expected, read_bytes)
         self._entries[id] = _Entry(request, bytes_expected, parked, owner, read_bytes, repeatable)
@@ -319,7 +324,7 @@ class Puller:
         return sum(lane.unanswered for lane in self._lanes.values())
 
     def was_submitted(self, id: int) -> bool:
-        """It is the id of a request, of today or before."""
+        """It is an id of ours, of today or before."""
         return 0 < id < self._next_id
 
     def owner(self, id: int) -> object:
@@ -414,15 +419,11 @@ class Puller:
                 return
             if lane == entry.lane:
                 continue
-            again = self._new_id()
+            again = self.new_id()
             twin = replace(entry, request=replace(entry.request, id=again), repeatable=False)
             self._entries[again] = twin
             entry.twin = again
             actions.append(self._sent(twin, lane, now))
-
-    def _new_id(self) -> int:
-        self._next_id += 1
-        return self._next_id - 1
 
     def _is_waiting(self, queue: deque[int]) -> bool:
         while queue:

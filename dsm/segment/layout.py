@@ -71,7 +71,8 @@ WHOLE = 1 << 31
 """Bit of `filled`: the block is complete."""
 
 BUFFERS_MAX = 8
-PAGE_BYTES_MAX = 1 << 24
+PAGE_BYTES_MAX = 1 << 18
+"""The smallest frame that two sides may agree on must be able to hold one."""
 GROUP_PAGES = 512
 """Pages whose newest version is kept in one word, so that `changed_since` skips what is old."""
 PINNABLE = 8

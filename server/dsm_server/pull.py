@@ -40,7 +40,7 @@ REQUEST_BYTES_MAX = 256 << 10
 CURSORS_MAX = 64
 """As many as a ring has places for."""
 
-REFUSALS_MAX = 256
+NOTICES_MAX = 256
 """Refusals that wait to be sent; a client that does not take them is not listened to meanwhile."""
 
 
@@ -65,7 +65,7 @@ class PullStream:
         self._exporter = Exporter(limits.requests_max)
         self._answers: dict[int, tuple[Exported, Answer, tuple[Codec, ...]]] = {}
         self._path_rate = 0
-        self._refusals: deque[bytes] = deque()
+        self._notices: deque[bytes] = deque()
         self._taken = asyncio.Event()
         self._cursors: dict[int, RingCursor] = {}
         self._listening: set[Exported] = set()
@@ -92,7 +92,7 @@ class PullStream:
             while (message := await self._context.read()) is not aio.EOF:
                 self._message_arrived(message)
                 self._wake.set()
-                while len(self._refusals) >= REFUSALS_MAX:
+                while len(self._notices) >= NOTICES_MAX:
                     self._taken.clear()
                     await self._taken.wait()
         finally:
@@ -145,7 +145,7 @@ class PullStream:
         if self._exporter.ended(id) is not None:
             self._forget(id)
             status = pb.Status(code=pb.CANCELLED)
-            self._refusals.append(encode_frame(pb.FrameHeader(id=id, last=True, status=status), ()))
+            self._notices.append(encode_frame(pb.FrameHeader(id=id, last=True, status=status), ()))
 
     def _cursor_moved(self, message: pb.PullRequest) -> None:
         """A reader that the producer is to wait for has come so far, or is done."""
@@ -160,18 +160,19 @@ class PullStream:
         else:
             ring = self._exports.get(message.segment, message.epoch).ring
             self._cursors[message.id] = ring.register(message.cursor.seq)
+            self._notices.append(encode_frame(pb.FrameHeader(id=message.id, last=True), ()))
 
     def _refused(self, id: int, error: Exception) -> None:
         known = error if isinstance(error, DsmError) else UsageError(f"bad request: {error}")
         header = pb.FrameHeader(id=id, last=True, status=frame_status(known))
-        self._refusals.append(encode_frame(header, ()))
+        self._notices.append(encode_frame(header, ()))
 
     # ── out ──
 
     async def _send_frames(self) -> None:
         while not self._closing.is_set():
-            while self._refusals:
-                await self._context.write(self._refusals.popleft())
+            while self._notices:
+                await self._context.write(self._notices.popleft())
                 self._taken.set()
             serve = self._exporter.next_serve()
             if serve is not None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from dsm_client import Session
+from dsm_server.pull import CURSORS_MAX
 
-from dsm.errors import DeadlineExceeded, EpochGone, OutOfRange, Overrun, UsageError
+from dsm.errors import BudgetExceeded, DeadlineExceeded, EpochGone, OutOfRange, Overrun, UsageError
 from dsm.model import Gap
 from dsm.segment import RingWriter, create_ring, delete_segment
 from tests.client.test_methods import METHODS, Wire
@@ -184,6 +185,25 @@ def test_a_reader_that_lags_blocks_the_producer(
         started = time.monotonic()
         append(writer, 200)
         assert time.monotonic() - started < 2, "nobody is waited for any more"
+
+
+def test_a_reader_that_the_node_does_not_register_is_told(
+    shared_node: NodeProcess, dial: Dial, name: str
+) -> None:
+    """It would read on in the belief that the producer waits."""
+    with create_ring(
+        shared_node.root, name, capacity_bytes=1 << 16, block_deadline_ms=5000
+    ) as writer:
+        append(writer, 1)
+        ring = dial(shared_node, map_local=False).open(name)
+        followers = []
+        for _ in range(CURSORS_MAX):
+            followers.append(ring.follow(start=0, on_lag="block", timeout_s=10))
+            assert next(followers[-1]).seq == 0
+        with pytest.raises(BudgetExceeded, match="registered readers"):
+            next(ring.follow(start=0, on_lag="block", timeout_s=10))
+        followers.pop().close()
+        assert next(ring.follow(start=0, on_lag="block", timeout_s=10)).seq == 0
 
 
 def test_a_slow_reader_slows_nobody(

@@ -10,6 +10,7 @@ import pytest
 from dsm_client import Session
 
 from dsm.segment import create_region, create_ring
+from dsm.segment.layout import PAGE_BYTES_MAX
 from tests.nodes import NodeProcess
 
 METHODS = ["zero_copy", "copy_once", "hybrid", "prefetch", "auto"]
@@ -83,6 +84,19 @@ def test_right_bytes_of_a_region(
     assert handle.read() == NOISE
     with handle.snapshot() as view:
         assert view == NOISE
+
+
+def test_the_largest_pages_come_in_a_frame(shared_node: NodeProcess, dial: Dial, name: str) -> None:
+    data = random.Random(3).randbytes(5 * PAGE_BYTES_MAX + 7)
+    with create_region(
+        shared_node.root, name, size_bytes=len(data), page_bytes=PAGE_BYTES_MAX
+    ) as writer:
+        with writer.write() as view:
+            view[:] = data
+        del view
+        for method in ("zero_copy", "copy_once", "prefetch"):
+            with dial(shared_node).open(name, access=method) as region:
+                assert bytes(region.read()) == data, method
 
 
 def test_zero_copy_is_one_round_trip_and_keeps_nothing(

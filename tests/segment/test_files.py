@@ -38,6 +38,7 @@ from dsm.segment import (
     create_ring,
     create_ring_shadow,
     delete_segment,
+    layout,
     list_names,
     name_of,
     open_region,
@@ -129,6 +130,7 @@ def test_geometry_that_cannot_be(root: Path, wrong: dict[str, object]) -> None:
         {},
         {"size_bytes": 0},
         {"size_bytes": 9, "page_bytes": 1000},
+        {"size_bytes": 9, "page_bytes": 2 * layout.PAGE_BYTES_MAX},  # a frame could not hold it
         {"size_bytes": 9, "buffers": 2},
         {"size_bytes": 9, "dtype": "<f4", "shape": (2,)},
     ):

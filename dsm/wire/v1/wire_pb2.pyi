@@ -754,7 +754,9 @@ class PullRequest(_message.Message):
 
     @_builtins.property
     def cursor(self) -> Global___Cursor:
-        """Not answered, unless with an error. Its id names the reader, apart from the reads' ids."""
+        """Answered once, by an empty frame, when the reader is registered; or with an error. Its id names
+        the reader from then on, and is none of a read's.
+        """
 
     def __init__(
         self,
