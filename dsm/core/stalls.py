@@ -8,10 +8,10 @@ With rate × base in flight each loss costs a lane the time of its stall again. 
 nothing as long as it waits at the node and not in the path, since a demand read has a lane of its
 own. A ping tells which of the two: under load it finds the path's queue, and no other.
 
-    pings late  the path is full: halve the spare. One late ping may be jitter, so it is asked again
-                at once; a queue is still there then, and makes LATE_PINGS of them late
+    pings late  the path is full: less spare. One late ping may be jitter, so it is asked again at
+                once; a queue is still there then, and makes LATE_PINGS of them late
     ping prompt though more than the product is in flight (CRUISE_GAIN of `dsm.core.path`): it
-                waits elsewhere, so half as much again, and a little
+                waits elsewhere, so a little more spare; much more where that was so for long
 
 Start-up has doubled the window beyond what it needed, so it hands over what it saw: the smallest
 window that brought nearly the best rate.
@@ -19,14 +19,22 @@ window that brought nearly the best rate.
 
 from __future__ import annotations
 
+from math import inf
+
 SPARE_BASES_MAX = 3.0
 """Of the base: four products in flight, as start-up has. A segment lost twice stalls for two."""
 
 SPARE_BASES_STEP = 0.1
-"""The first step up: a demand read waits for no more, where it was one too many..."""
+"""At a prompt ping: a demand read waits for no more, where that was one step too many..."""
+
+SMALL_STEPS = 3
+"""...but after so many in a row without a late one..."""
 
 SPARE_GROWTH = 1.5
-"""...and the others: the most in seven."""
+"""...it is far from enough."""
+
+SPARE_LOSS = 0.6
+"""What is left of it where pings are late: steps are small and lead back in seconds."""
 
 PROMPT = 0.1
 """Of the base: half of the queue that there must be where the path is full."""
@@ -35,7 +43,8 @@ PROMPT_S = 0.001
 """And what an event loop is late by."""
 
 JITTERS = 2
-"""Mean differences of one ping from the next that are no lateness (RFC 3550, 6.4.1)..."""
+"""Mean differences of one ping from the next (RFC 3550, 6.4.1), as far as a change of the spare
+does not explain them, that are no lateness..."""
 
 JITTER_S_MAX = 0.015
 """...up to what radio links have..."""
@@ -74,7 +83,8 @@ class Spare:
         self._rounds: list[tuple[int, float]] = []  # of start-up: window bytes, rate
         self._prompt_at = float("-inf")
         self._late_pings = 0
-        self._pinged_s = 0.0
+        self._steps = 0
+        self._pinged = inf, 0.0  # what it took, with which spare
         self._jitter_s = 0.0
 
     def startup_round_ended(self, window_bytes: int, rate: float) -> None:
@@ -95,19 +105,24 @@ class Spare:
         if rtt_s - least_s < allowed_s:
             self._late_pings, self._prompt_at = 0, now
             if full and not startup:
-                wanted = SPARE_GROWTH * self.spare_s + SPARE_BASES_STEP * least_s
+                self._steps += 1
+                growth = SPARE_GROWTH if self._steps > SMALL_STEPS else 1.0
+                wanted = growth * self.spare_s + SPARE_BASES_STEP * least_s
                 self.spare_s = min(wanted, SPARE_BASES_MAX * least_s)
             return
         self._late_pings = max(LATE_PINGS if startup else 0, self._late_pings + 1)
         if self.path_is_full:
-            self._prompt_at = float("-inf")
-            halved = self.spare_s / 2
-            self.spare_s = halved if halved > SPARE_BASES_STEP / 4 * least_s else 0.0
+            self._prompt_at, self._steps = float("-inf"), 0
+            less = SPARE_LOSS * self.spare_s
+            self.spare_s = less if less > SPARE_BASES_STEP / 4 * least_s else 0.0
 
     def _follow_jitter(self, rtt_s: float, least_s: float) -> None:
-        known_s, self._pinged_s = self._pinged_s, rtt_s
-        if max(rtt_s, known_s) < (1 + JITTER_MAX) * least_s and known_s:
-            self._jitter_s += (abs(rtt_s - known_s) - self._jitter_s) / 8
+        before_s, spare_s = self._pinged
+        self._pinged = rtt_s, self.spare_s
+        if max(rtt_s, before_s) < (1 + JITTER_MAX) * least_s:
+            changed_s, ours_s = rtt_s - before_s, self.spare_s - spare_s
+            jitter_s = min(abs(changed_s), abs(changed_s - ours_s))
+            self._jitter_s += (jitter_s - self._jitter_s) / 8
 
     @property
     def path_is_full(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import pytest
+
 from dsm.core.lanes import (
     IDLE_S,
     LANE_BYTES,
@@ -76,6 +78,18 @@ def test_lanes_that_add_nothing_are_given_up_and_tried_more_and_more_rarely() ->
     assert pauses == sorted(pauses)
     assert pauses[-1] >= TRIAL_PAUSE_S_MAX
     assert wanted.count(LANES_LONG) > 0.9 * len(wanted)
+
+
+@pytest.mark.parametrize(("before_s", "kept"), [(2 * RTT_S, True), (RTT_S / 2, False)])
+def test_lanes_that_fill_a_path_that_was_far_from_full_are_kept(
+    before_s: float, kept: bool
+) -> None:
+    """Though the rate is hardly higher: it was a good moment of those that there were."""
+    count = LaneCount()
+    for tick in range(200):
+        spare_s = before_s if count.used == LANES_LONG else 0.0
+        count.wanted(_path(spare_s=spare_s), tick / 10, full=True)
+    assert (count.used > LANES_LONG) is kept
 
 
 def test_nothing_is_tried_while_the_application_limits() -> None:
