@@ -268,9 +268,9 @@ class PathEstimator:
             self._latency.loaded_s > 2 * self._latency.base_s and not free
         )
         if queued or self._plateau_rounds >= PLATEAU_ROUNDS * (1 + free):
-            if free:
-                ahead_s = CRUISE_GAIN * self._latency.base_s + JITTER_S
-                self._spare.startup_ended(self._rate.value, ahead_s, self._latency.base_s)
+            base_s = self._latency.base_s
+            ahead_s = CRUISE_GAIN * base_s + JITTER_S
+            self._spare.startup_ended(self._rate.value, ahead_s, base_s, free=free)
             self._latency.rate_known(self._rate.value)
             self._enter("cruise")
 

@@ -90,11 +90,12 @@ class Spare:
     def startup_round_ended(self, window_bytes: int, rate: float) -> None:
         self._rounds.append((window_bytes, rate))
 
-    def startup_ended(self, rate: float, ahead_s: float, base_s: float) -> None:
-        """`ahead_s`: for which the window is going to be."""
+    def startup_ended(self, rate: float, ahead_s: float, base_s: float, *, free: bool) -> None:
+        """`ahead_s`: for which the window is going to be; `free`: the path was not filled."""
         enough = min((w for w, r in self._rounds if r >= NEARLY * rate), default=0)
         self._rounds.clear()
-        self.spare_s = min(max(0.0, enough / rate - ahead_s), SPARE_BASES_MAX * base_s)
+        if free:
+            self.spare_s = min(max(0.0, enough / rate - ahead_s), SPARE_BASES_MAX * base_s)
 
     def pinged(
         self, rtt_s: float, least_s: float, now: float, *, full: bool, startup: bool
