@@ -1,4 +1,4 @@
-"""One read that nobody keeps: its frames, for `zero_copy` and for what is asked once."""
+"""What nobody keeps: the frames of one read, for `zero_copy` and for what is asked once."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ class DirectRead:
             self._done = self._loop.create_future()
         return complete
 
+    @property
+    def is_waiting(self) -> bool:
+        return not self._done.done()
+
     def frame(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
+        if self._done.done():
+            return
         self.frames.append((header, payload))
-        if not header.last or self._done.done():
+        if not header.last:
             return
         if header.HasField("status"):
             self._done.set_exception(error_from_frame(header.status, self._segment, self._address))

@@ -240,7 +240,8 @@ class RemoteCursor:
     async def register(self) -> None:
         """From when this returns on, what is not read is not overwritten."""
         self._cursor = self._transport.register(self._info.name, self._info.epoch, self._seq)
-        await self._cursor.known
+        while not await self._cursor.answer.ended():
+            pass  # it is sent again by itself
 
     def advance(self, seq: int) -> None:
         """Told now and then, and at the latest when the reader waits."""

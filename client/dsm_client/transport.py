@@ -29,7 +29,6 @@ from dsm.core.reads import Read, Urgency
 from dsm.errors import Closed, DsmError, MalformedMessage, NodeUnavailable
 from dsm.model import PathEstimate
 from dsm.wire.frame import CODECS_BACK, BadFrame, decode_frame
-from dsm.wire.status import error_from_frame
 from dsm.wire.v1 import wire_pb2 as pb
 from dsm_client.control import Control
 from dsm_client.direct import DirectRead
@@ -70,18 +69,9 @@ class Cursor:
     epoch: int
     seq: int
     """It needs everything from here on; any thread may set it."""
-    known: asyncio.Future[None]
-    """Done as soon as the node has registered it, or says why it does not."""
+    answer: DirectRead
+    """Ends as soon as the node has registered it, or says why it does not."""
     told: int = -1
-
-    def answered(self, error: DsmError | None) -> None:
-        if self.known.done():
-            return
-        if error is None:
-            self.known.set_result(None)
-        else:
-            self.known.set_exception(error)
-            self.known.exception()  # somebody may have heard of it
 
 
 @dataclass(slots=True)
@@ -288,16 +278,18 @@ class Transport:
             self.owners.discard(direct)
 
     def register(self, segment: str, epoch: int, seq: int) -> Cursor:
-        """For a reader that the producer is to wait for, once its `known` is done."""
-        cursor = Cursor(self.puller.new_id(), segment, epoch, seq, self.loop.create_future())
+        """For a reader that the producer is to wait for, once its `answer` has come."""
+        answer = DirectRead(self.address, segment)
+        cursor = Cursor(self.puller.new_id(), segment, epoch, seq, answer)
         self._cursors[cursor.id] = cursor
+        self.owners.add(answer)
         self._send_cursor(cursor)
         self._watch_patience()
         return cursor
 
     def unregister(self, cursor: Cursor) -> None:
         del self._cursors[cursor.id]
-        cursor.known.cancel()
+        self.owners.discard(cursor.answer)
         self._send_cursor(cursor, ended=True)
 
     def tell_cursors(self) -> None:
@@ -344,10 +336,9 @@ class Transport:
 
     def _watch_patience(self) -> None:
         """While no lane is connected, readers wait for `retry_s` and are told then."""
-        waited_for = self.puller.unfinished or any(
-            not c.known.done() for c in self._cursors.values()
-        )
-        if not self._connected_lanes and self._giving_up is None and waited_for:
+        if self._connected_lanes or self._giving_up is not None:
+            return
+        if self.puller.unfinished or any(c.answer.is_waiting for c in self._cursors.values()):
             self._giving_up = self.loop.call_later(self.retry_s, self._give_up)
 
     def _give_up(self) -> None:
@@ -360,8 +351,6 @@ class Transport:
         """Whoever waits is told."""
         for owner in list(self.owners):
             owner.failed(error)
-        for cursor in self._cursors.values():
-            cursor.answered(error)
 
     def _lane_is_lost(self, lane: int) -> None:
         self._open_lanes.discard(lane)
@@ -390,10 +379,8 @@ class Transport:
         if not self.puller.was_submitted(header.id) and not header.HasField("status"):
             raise _BadStream(f"an answer to request {header.id}, which was never asked")
         self._bad_streams = 0
-        if (cursor := self._cursors.get(header.id)) is not None:
-            cursor.answered(self._error(header, cursor.segment))
-            return
-        submitter: Any = self.puller.owner(header.id)
+        cursor = self._cursors.get(header.id)
+        submitter: Any = cursor.answer if cursor else self.puller.owner(header.id)
         self.puller.frame_arrived(
             header.id,
             len(message),
@@ -415,11 +402,6 @@ class Transport:
         if header.last:
             self._adjust_soon(now)
         self.pump_soon()
-
-    def _error(self, header: pb.FrameHeader, segment: str) -> DsmError | None:
-        if not header.HasField("status"):
-            return None
-        return error_from_frame(header.status, segment, self.address)
 
 
 class _BadStream(ConnectionError):

@@ -41,7 +41,8 @@ CURSORS_MAX = 64
 """As many as a ring has places for."""
 
 NOTICES_MAX = 256
-"""Refusals that wait to be sent; a client that does not take them is not listened to meanwhile."""
+"""Refusals and confirmations that wait to be sent; a client that does not take them is not listened
+to meanwhile."""
 
 
 class PullStream:
