@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from dsm.core.ahead import Ahead
@@ -220,9 +221,8 @@ class Fetcher:
             return
         if self._run is None:
             self.usual_bytes, self._run = self._habits.usual_bytes, self._habits.began()
-        self._run.bytes = first.run_units * unit_bytes
         left = first.start - limit.start if first.backward else limit.stop - first.stop
-        self._run.came_to_the_end = left <= 0
+        self._run.bytes = first.run_units * unit_bytes if left > 0 else inf
 
     def cancel(self, extent: Extent, now: float) -> None:
         """Drop speculative requests that lie within `extent`."""

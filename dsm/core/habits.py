@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import inf
 
 REMEMBERED = 4
 """Runs. A change of habit costs one window, and four handles later it is a habit itself."""
@@ -21,8 +20,7 @@ class Run:
     """What the first stream of one handle has read so far."""
 
     bytes: float = 0.0
-    came_to_the_end: bool = False
-    """Of the segment: how far it would have gone is not known, only that this was not enough."""
+    """`inf` where it came to the segment's end: how far it would have gone is not known."""
 
 
 class Habits:
@@ -40,6 +38,4 @@ class Habits:
     @property
     def usual_bytes(self) -> float:
         """What a run comes to at the least, `inf` where all came to the end; 0: not known."""
-        if not self._runs:
-            return 0.0
-        return min((run.bytes for run in self._runs if not run.came_to_the_end), default=inf)
+        return min((run.bytes for run in self._runs), default=0.0)

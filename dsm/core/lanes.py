@@ -42,6 +42,13 @@ TRIAL_PART = 4
 TRIAL_GAIN = 0.5
 """Of that has to come, for them to be kept."""
 
+FAR_RTTS = 1.0
+"""Of spare: with a whole product more in flight than the path holds no ping met a queue, so it is
+far from full..."""
+
+NEAR_RTTS = 0.25
+"""...and with so little more they do. Lanes that lead from the one to the other have filled it."""
+
 TRIAL_RTTS = 20.0
 TRIAL_S = 1.0
 """Both together: slow start, and twice the rounds that the rate filter holds."""
@@ -107,11 +114,13 @@ class LaneCount:
             lanes = max(1, count // TRIAL_PART)
             if now >= self._next_trial_at and count + lanes <= self._lanes_max:
                 ends_at = now + TRIAL_RTTS * path.rtt_s + TRIAL_S
-                self._trial = _Trial(lanes, path.rate_bps, path.spare_s > path.rtt_s, ends_at)
+                self._trial = _Trial(
+                    lanes, path.rate_bps, path.spare_s > FAR_RTTS * path.rtt_s, ends_at
+                )
         elif now >= trial.ends_at:
             self._trial = None
             grew = path.rate_bps >= trial.rate_bps * (1 + TRIAL_GAIN * trial.lanes / count)
-            if grew or (trial.was_free and path.spare_s < path.rtt_s / 4):
+            if grew or (trial.was_free and path.spare_s < NEAR_RTTS * path.rtt_s):
                 self._count.number = self._earned = count + trial.lanes
                 self._pause_s = TRIAL_PAUSE_S
             else:
@@ -142,7 +151,7 @@ class _Trial:
     rate_bps: float
     """Without them."""
     was_free: bool
-    """Without them a product more than the path holds was in flight, and met no queue."""
+    """Without them the path was far from full (`FAR_RTTS`)."""
     ends_at: float
 
 
