@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from dsm_client import Session, aio
+from dsm_client.replica import ACCESSES_NOTED
 from dsm_client.stats import HandleStats
 
 from dsm.segment import RegionWriter, create_region, create_ring
@@ -76,6 +77,8 @@ def test_the_next_handle_is_read_ahead_from_its_first_read(
         handle = session.open(region.name)
         for start in range(0, SIZE, 16 * PAGE):
             handle.read(start, 16 * PAGE)
+        for _ in range(ACCESSES_NOTED):  # hits are told so many at a time, the last ones with these
+            handle.read(SIZE - PAGE, PAGE)
         assert "habit" not in handle.explain()
         handle = session.open(other.name)
         handle.read(0, PAGE)

@@ -40,8 +40,8 @@ def test_a_demand_read_is_never_behind_speculation(path: Path) -> None:
 
 
 DEMAND_RTTS = 1.7
-"""Aim: 1.5. Measured 1.70 to 1.76 from 80 ms on: the rate is taken as up to a quarter too high for
-ten rounds after lanes that were held up have delivered all at once."""
+"""Aim: 1.5. Measured 1.39 and 1.50 at 80 ms, 1.63 at 300 ms: the rate is taken as too high for ten
+rounds after lanes that were held up have delivered all at once."""
 
 
 @pytest.mark.parametrize("rtt_s", [0.001, 0.01, 0.08, 0.3])
@@ -171,4 +171,4 @@ def test_lanes_are_added_where_each_adds_and_not_where_none_does() -> None:
     fixed, _ = _rate_bps(clean, 12, fixed_lanes=True)
     unlimited, lanes = _rate_bps(clean, 12, fixed_lanes=False)
     assert unlimited >= 0.98 * fixed
-    assert 8 <= lanes <= 10
+    assert lanes in (8, 10)
