@@ -104,24 +104,24 @@ def _exists(path: Path) -> SegmentExists:
 def reserve(fd: int, path: Path, offset: int, length: int) -> None:
     """Have the memory of these bytes, or raise `NoSpace`; touching a page of a full tmpfs that
     was not reserved would kill the process with SIGBUS."""
-    with _having_space(path, length):
+    try:
         os.posix_fallocate(fd, offset, length)
+    except OSError as error:
+        raise _explained(error, path, length) from None
 
 
 def write_at(fd: int, path: Path, offset: int, data: memoryview) -> int:
     """`pwrite(2)`, which takes memory as it needs it; returns how many bytes. Raises `NoSpace`."""
-    with _having_space(path, len(data)):
-        return os.pwrite(fd, data, offset)
-
-
-@contextlib.contextmanager
-def _having_space(path: Path, length: int) -> Iterator[None]:
     try:
-        yield
+        return os.pwrite(fd, data, offset)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise
-        raise NoSpace(_no_space(path, length, error)) from None
+        raise _explained(error, path, len(data)) from None
+
+
+def _explained(error: OSError, path: Path, length: int) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return error
+    return NoSpace(_no_space(path, length, error))
 
 
 def _no_space(path: Path, length: int, error: OSError) -> str:

@@ -8,7 +8,8 @@
 lie at the origin, so a run of blocks is stored as one copy. A stored block was verified. What a
 reader holds a view of is never overwritten: `fill_*` raises `BudgetExceeded` instead, and who
 fills delivers that run as private bytes (`split_run`). The file is sparse: memory is reserved
-ahead of a store (`NoSpace`, never SIGBUS) and given back by `evict`.
+ahead of a store (`NoSpace`, never SIGBUS) and given back by `evict`; of blocks whose headers alone
+are here, the pages that hold them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from dsm.segment.shadow_map import ShadowMap
 _unpack_row = ROW.unpack_from
 _STEP_BYTES = 1 << 18
 """Memory is reserved this much at a time; a ring is mostly filled in sequence."""
+
+SCATTERED_BYTES = 8192
+"""From header to header: above, most pages would be reserved for nothing."""
 
 
 class RingShadow(RingReader):
@@ -144,17 +148,30 @@ class RingShadow(RingReader):
         lengths = [] if rows is None else [min(row[3], header_bytes) for row in rows]
         if rows is None or sum(lengths) != len(run.data):
             return list(range(run.first, run.stop))
-        wanted = [row for row in rows if row[0] >= self._control[TAIL]]
+        tail = self._control[TAIL]
+        wanted = [row for row in rows if row[0] >= tail]
         if not wanted:
             return []
-        self._make_room(wanted)
+        scattered = wanted[-1][1] - wanted[0][1] > SCATTERED_BYTES * len(wanted)
+        self._make_room(wanted, data=not scattered)
+        stored: list[list[Fields]] = [[]]
         bad, at, data = [], 0, memoryview(run.data)
         for row, length in zip(rows, lengths, strict=True):
             head, at = data[at : at + length], at + length
             if not self._good_head(row, head):
                 bad.append(row[0])
             elif row[0] >= self._control[TAIL] and self.filled(row[0]) <= length:
-                self._store_head(row, head, run)
+                offset = row[1] % self._capacity
+                if scattered:
+                    self._memory.write(self._layout.data + offset, head)
+                else:
+                    self._data_out[offset : offset + length] = head
+                stored[-1].append(row)
+                continue
+            stored.append([])
+        for good in filter(None, stored):
+            self._store_rows(good, run)
+            self._map.set(good[0][0], array("I", [_head_word(row, header_bytes) for row in good]))
         return bad
 
     def fill_bodies(self, run: BlockRun, header_bytes: int) -> list[int]:
@@ -179,13 +196,6 @@ class RingShadow(RingReader):
         if len(head) < self._header_bytes:
             return True
         return head_matches(row, head, self._header_bytes)
-
-    def _store_head(self, row: Fields, head: memoryview, run: BlockRun) -> None:
-        offset = row[1] % self._capacity
-        self._data_out[offset : offset + len(head)] = head
-        self._store_rows([row], run)
-        whole = WHOLE if len(head) == row[3] else 0
-        self._map.set(row[0], array("I", [whole | (1 + len(head))]))
 
     def _complete(self, row: Fields, body: memoryview, header_bytes: int) -> bool:
         slot = row[0] % self._slots
@@ -260,6 +270,10 @@ class RingShadow(RingReader):
             for extent in _without(Extent(at, at + length), held, self._capacity):
                 base = self._layout.data
                 self._memory.give_back(Extent(base + extent.start, base + extent.stop))
+
+
+def _head_word(row: Fields, header_bytes: int) -> int:
+    return WHOLE | (1 + row[3]) if row[3] <= header_bytes else 1 + header_bytes
 
 
 def _between(rows: list[Fields], bad: list[int], tail: int) -> list[list[Fields]]:

@@ -13,8 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dsm.errors import BlockTooLarge, NotFilled, OutOfRange, Overrun
 from dsm.model import Extent, Gap
-from dsm.segment import BlockRun, RingWriter, create_ring, create_ring_shadow, open_segment
+from dsm.segment import (
+    BlockRun,
+    RingWriter,
+    create_ring,
+    create_ring_shadow,
+    open_segment,
+    ring_shadow,
+)
 from dsm.segment.layout import ROW
+from dsm.segment.ring_shadow import SCATTERED_BYTES
 
 CAPACITY = 4096
 
@@ -92,8 +100,9 @@ class RingMachine(RuleBasedStateMachine):
             if self.shadow.can_fill(run):
                 assert self.shadow.fill_blocks(run) == []
 
-    @rule(header=st.sampled_from([8, 54, 100]), bodies=st.booleans())
-    def pull_parts(self, header: int, bodies: bool) -> None:
+    @rule(header=st.sampled_from([8, 54, 100]), bodies=st.booleans(), scattered=st.booleans())
+    def pull_parts(self, header: int, bodies: bool, scattered: bool) -> None:
+        ring_shadow.SCATTERED_BYTES = 0 if scattered else SCATTERED_BYTES
         self.shadow.advance(self.ring.head, self.ring.tail)
         header = max(header, self.header)
         for first, stop in self.shadow.missing(self.ring.tail, self.ring.head, header):
@@ -157,6 +166,7 @@ class RingMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         shutil.rmtree(self.root)
+        ring_shadow.SCATTERED_BYTES = SCATTERED_BYTES
 
 
 RingMachine.TestCase.settings = settings(

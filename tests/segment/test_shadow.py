@@ -207,6 +207,20 @@ def test_evict_gives_memory_back_but_not_what_is_held(root: Path) -> None:
     assert shadow.missing(0, 8) == []
 
 
+def test_headers_of_large_blocks_take_the_pages_that_they_are_on(root: Path) -> None:
+    ring = create_ring(root, "a", capacity_bytes=8 << 20, slots=256, header_bytes=64)
+    shadow = create_ring_shadow(root / "s" / "a.dsm", ring.info)
+    blocks = [bytes([seq]) * (32 << 10) for seq in range(200)]
+    ring.append_many(blocks)
+    empty = shadow.resident_bytes
+    assert shadow.fill_heads(ring.copy_heads(0, 200, 64, 8 << 20), 64) == []
+    assert shadow.missing(0, 200, 64) == []
+    assert bytes(shadow.block(150).header) == blocks[150][:64]
+    assert shadow.resident_bytes <= empty + 200 * 4096 + (1 << 19)
+    assert shadow.fill_bodies(ring.copy_bodies(0, 200, 64, 8 << 20), 64) == []
+    assert [bytes(shadow.block(seq)) for seq in range(200)] == blocks
+
+
 def test_a_region_shadow_goes_round_what_is_held(root: Path) -> None:
     region = create_region(root, "a", size_bytes=1 << 20)
     shadow = create_region_shadow(root / "s" / "a.dsm", region.info)
