@@ -46,9 +46,10 @@ lane that lost a segment holds up the rest, and as much again where it loses the
 EXTENTS_MAX = 1024
 """In one request: 10 KB of it, and a quarter of what one message may hold (`RUNS_MAX`)."""
 
-SCATTERED_REQUESTS = 4
-"""On each lane, for a list: who reads one waits for all of it, so larger ones keep nobody waiting,
-and a list of a thousand pages is some tens of messages on any path."""
+REQUESTS_PER_LANE = 4
+"""At least, of what is requested at a time, so that lanes end together. No more for a list: who
+reads one waits for all of it, so larger ones keep nobody waiting, and a list of a thousand pages is
+some tens of messages on any path."""
 
 PARKED_REQUESTS = 4
 """Requests that cover what is asked for beyond the head of a live ring."""
@@ -366,12 +367,14 @@ class Fetcher:
         """Cut into requests, and hand them to the puller."""
         unit, total = self.source.unit_bytes(header_bytes), sum(e.length for e in extents)
         wire = unit * self.puller.received(self.segment).ratio
-        window, most = int(self.puller.window_bytes / wire), int(REQUEST_BYTES_MAX / unit)
+        ahead, puller = urgency is Urgency.SPECULATIVE, self.puller
+        turn = int((puller.window_bytes if ahead else puller.turn_bytes) / wire)
+        most = int(REQUEST_BYTES_MAX / unit)
         units = total if park else max(1, min(int(self.puller.request_bytes / wire), most))
+        share = min(most, total // (REQUESTS_PER_LANE * self.puller.bulk_lanes))
         if len(extents) > 1:
-            share = total // (SCATTERED_REQUESTS * self.puller.bulk_lanes)
-            units = max(units, min(share, most))
-        for batch in _batches(extents, units, max(1, window), max(units, most)):
+            units = max(units, share)
+        for batch in _batches(extents, units, max(1, turn), max(units, share)):
             for read, asked in self._worded(batch, header_bytes, park):
                 id = self.puller.submit(
                     self.segment,
@@ -465,14 +468,14 @@ def _overlap(units: ExtentSet, extents: Iterable[Extent]) -> bool:
 
 
 def _batches(
-    extents: Iterable[Extent], units: int, window_units: int, units_max: int
+    extents: Iterable[Extent], units: int, turn_units: int, units_max: int
 ) -> Iterator[tuple[Extent, ...]]:
     """Cut into pieces of `units`; a remainder of less than half of that stays with the last.
 
-    Twice as large after each window: by then start-up has doubled what there is to divide.
+    Twice as large after each turn: by then start-up has doubled what there is to divide.
     """
     batch: list[Extent] = []
-    room, passed, grown = units, 0, window_units
+    room, passed, grown = units, 0, turn_units
     for start, end in extents:
         while start < end:
             stop = end if end - start < room + units // 2 else start + room
@@ -485,8 +488,8 @@ def _batches(
             yield tuple(batch)
             batch.clear()
             if passed >= grown:
-                window_units *= 2
-                units, grown = min(2 * units, units_max), grown + window_units
+                turn_units *= 2
+                units, grown = min(2 * units, units_max), grown + turn_units
             room = units
     if batch:
         yield tuple(batch)

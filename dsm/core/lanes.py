@@ -1,7 +1,7 @@
 """How many connections a session reads bulk over, and how fast each of them is.
 
     lanes
-     12 ┤──┐           ┌───┐             a trial that adds little is taken back,
+     16 ┤──┐           ┌───┐             a trial that adds little is taken back,
      10 ┤  │       ┌───┘   └──────       the next one comes later
       8 ┤  └───────┘
       1 ┤  ╰ the rate is known    └────  idle for long: down to what the path needs
@@ -27,14 +27,15 @@ LANE_BYTES = 2_500_000
 LANES_LONG = 8
 """Where a round trip is anything longer than a campus: the best iperf3 has as many."""
 
-LANES_START = 12
+LANES_MAX = 16
+
+LANES_START = LANES_MAX
 """Until the path's rate is known, since slow start is what a first access waits for: a megabyte
-(headers of ten thousand blocks) is three round trips with twelve and four with eight."""
+(headers of ten thousand blocks) is three round trips with these and four with eight. The third is
+a quarter shorter than with twelve."""
 
 LONG_RTT_S = 0.002
 """Longer than a campus."""
-
-LANES_MAX = 16
 
 TRIAL_PART = 4
 """A quarter more lanes: a quarter more rate if it is the lanes that limit."""

@@ -37,7 +37,7 @@ from math import log2
 
 from dsm.core.compression import Codec, Received
 from dsm.core.lanes import LANES_MAX, LaneRate
-from dsm.core.path import PathEstimator
+from dsm.core.path import WINDOW_BYTES_INITIAL, PathEstimator
 from dsm.core.reads import Read, Request, Urgency
 from dsm.core.sizes import FIRST_BYTES, request_bytes
 
@@ -63,8 +63,9 @@ LATE_S = 0.05
 LATE_LOOK_S = 0.01
 """Between two looks for what is late."""
 
-WINDOW_BYTES_UNKNOWN = 512 << 10
-"""Before the path was ever asked."""
+WANTED_WINDOWS_STARTUP = 2
+"""What will surely be read may be as far ahead of slow start: what it costs is nothing if the path
+is slower than that, and the headers of ten thousand blocks are asked for at once."""
 
 REQUESTS_MAX = 1024
 """Unanswered requests on one lane, until the node's limit is known."""
@@ -130,8 +131,9 @@ class Puller:
         self.requests_max = requests_max
         self.bulk_lanes = 1
         """Lanes that bulk is spread over; at least 1."""
-        self.window_bytes = WINDOW_BYTES_UNKNOWN
+        self.window_bytes = WINDOW_BYTES_INITIAL
         """The path's window when `actions` was last asked for."""
+        self._wanted_windows = 1
         self._now = 0.0
         self._entries: dict[int, _Entry] = {}
         self._queues: dict[Urgency, deque[int]] = {urgency: deque() for urgency in Urgency}
@@ -289,6 +291,8 @@ class Puller:
         """What is to be put on the wire now, in this order."""
         self._now = now
         self.window_bytes = self.path.window_bytes(now)
+        in_startup = self.path.estimate(now).phase == "startup"
+        self._wanted_windows = WANTED_WINDOWS_STARTUP if in_startup else 1
         actions: list[Action] = list(self._cancels)
         self._cancels.clear()
         if self._lanes:
@@ -313,6 +317,14 @@ class Puller:
     def request_bytes(self) -> int:
         """How large a request to submit now, on the wire."""
         return request_bytes(self.path.estimate(self._now), self.bulk_lanes)
+
+    @property
+    def turn_bytes(self) -> int:
+        """How much to cut into requests of `request_bytes` before larger ones follow: in start-up
+        one for each lane, since slow start doubles; later a window."""
+        if self.path.estimate(self._now).phase == "startup":
+            return self.bulk_lanes * self.request_bytes
+        return self.window_bytes
 
     @property
     def unfinished(self) -> bool:
@@ -444,8 +456,10 @@ class Puller:
         return None
 
     def _window_is_full(self, entry: _Entry) -> bool:
-        in_flight = self.path.in_flight_bytes
-        return in_flight > 0 and in_flight + self._wire_bytes(entry) > self.window_bytes
+        in_flight, window = self.path.in_flight_bytes, self.window_bytes
+        if entry.request.urgency is Urgency.WANTED:
+            window *= self._wanted_windows
+        return in_flight > 0 and in_flight + self._wire_bytes(entry) > window
 
     def _lane_for(self, entry: _Entry) -> int | None:
         wire_bytes = self._wire_bytes(entry)

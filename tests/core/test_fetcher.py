@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dsm.core.extents import ExtentSet
-from dsm.core.fetcher import ATTEMPTS_MAX, EXTENTS_MAX, Fetcher, _batches
+from dsm.core.fetcher import ATTEMPTS_MAX, EXTENTS_MAX, REQUESTS_PER_LANE, Fetcher, _batches
 from dsm.core.path import PathEstimator
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller, Send
-from dsm.core.reads import Read, ReadBlocks, ReadPages, Request, Urgency
+from dsm.core.reads import Read, ReadBlocks, ReadBytes, ReadPages, Request, Urgency
+from dsm.core.sizes import FIRST_BYTES, REQUEST_BYTES_MAX
 from dsm.errors import DsmError, Overrun
 from dsm.model import Extent, Gap
 
@@ -388,6 +389,42 @@ def test_a_list_is_no_evidence_for_the_planner() -> None:
     assert not fetcher._requests
 
 
+def test_a_large_read_doubles_its_pieces_as_slow_start_does() -> None:
+    """One small piece for each lane, then twice as large; and lanes end together."""
+    for size, largest in ((400_000, FIRST_BYTES), (20_000_000, REQUEST_BYTES_MAX)):
+        puller, shadow = Puller(PathEstimator()), Long(size)
+        for lane in range(9):
+            puller.lane_opened(lane, 0.0)
+        puller.actions(0.0)
+        Fetcher(puller, PrefetchPlanner(), shadow, shadow, "s", 1).awaited(1, 0, size, None)
+        pieces = [request.read.length for request in _sends(puller)]  # type: ignore[union-attr]
+        assert sum(pieces) == size
+        assert pieces[:8] == [FIRST_BYTES] * 8
+        assert len(pieces) >= 8 * REQUESTS_PER_LANE * 3 // 4
+        assert max(pieces) <= 3 * largest // 2
+        if largest > FIRST_BYTES:
+            assert pieces[8:16] == [2 * FIRST_BYTES] * 8
+            assert pieces[24:32] == [8 * FIRST_BYTES] * 8
+
+
+class Long(Shadow):
+    """Of single bytes, none of which are there."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    @property
+    def limit(self) -> Extent:
+        return Extent(0, self.size)
+
+    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
+        return ReadBytes(extent.start, extent.length)
+
+    def unit_bytes(self, header_bytes: int | None) -> float:
+        return 1.0
+
+
 @given(
     st.sets(st.integers(0, 400), max_size=120),
     st.integers(1, 50),
@@ -395,10 +432,10 @@ def test_a_list_is_no_evidence_for_the_planner() -> None:
     st.integers(1, 200),
 )
 def test_batches_hold_everything_once_in_order(
-    units: set[int], size: int, window: int, most: int
+    units: set[int], size: int, turn: int, most: int
 ) -> None:
     extents = list(ExtentSet((unit, unit + 1) for unit in sorted(units)))
-    batches = list(_batches(extents, size, window, max(size, most)))
+    batches = list(_batches(extents, size, turn, max(size, most)))
     told = [unit for batch in batches for extent in batch for unit in range(*extent)]
     assert told == sorted(units)
     sizes = [sum(extent.length for extent in batch) for batch in batches]

@@ -51,8 +51,10 @@ def test_from_the_start() -> None:
 
 def test_a_window_takes_as_many_as_carry_it() -> None:
     count = LaneCount()
-    assert count.wanted(_path(window_bytes=12 * LANE_BYTES - 1), 0.0) == 12
-    assert count.wanted(_path(window_bytes=1 << 30), 0.0) == LANES_MAX
+    count.wanted(_path(window_bytes=12 * LANE_BYTES - 1), 0.0)
+    assert count.used == 12
+    count.wanted(_path(window_bytes=1 << 30), 0.0)
+    assert count.used == LANES_MAX
 
 
 def test_what_is_not_needed_is_closed_one_after_the_other() -> None:

@@ -191,7 +191,7 @@ def _sent(puller: Puller, now: float = 0.0) -> list[tuple[int, int]]:
 
 def test_the_window_holds_back_what_nobody_waits_for() -> None:
     puller = _puller()
-    ahead = [_submit(puller, 100_000, Urgency.WANTED) for _ in range(50)]
+    ahead = [_submit(puller, 100_000, Urgency.SPECULATIVE) for _ in range(50)]
     first = _sent(puller)
     assert 0 < len(first) < 10
     demand = _submit(puller, 100, Urgency.AWAITED)
@@ -200,6 +200,21 @@ def test_the_window_holds_back_what_nobody_waits_for() -> None:
     ((promoted, lane),) = _sent(puller)
     assert promoted == ahead[-1]
     assert lane != DEMAND_LANE, "it is bulk, and would delay the next small one"
+
+
+def test_what_will_surely_be_read_is_further_ahead_of_slow_start() -> None:
+    sent = {}
+    for phase in ("startup", "cruise"):
+        for urgency in (Urgency.WANTED, Urgency.SPECULATIVE):
+            puller = _puller()
+            puller.path._phase = phase  # type: ignore[assignment]
+            puller.path._rate.sampled(0, 1e6)
+            puller.path._latency.replaced(0.0)
+            for _ in range(2000):
+                _submit(puller, 1_000, urgency)
+            sent[phase, urgency] = len(_sent(puller))
+    assert sent["startup", Urgency.WANTED] == 2 * sent["startup", Urgency.SPECULATIVE]
+    assert sent["cruise", Urgency.WANTED] == sent["cruise", Urgency.SPECULATIVE]
 
 
 def test_what_is_late_goes_over_another_lane_as_well_where_nothing_else_is_to_be_sent() -> None:
