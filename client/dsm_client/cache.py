@@ -34,6 +34,9 @@ BUDGET_BYTES = 4 << 30
 SHADOWS_PER_SEGMENT_MAX = 64
 """Handles that have the same segment open at a time, in all processes of one cache."""
 
+STORE_BYTES = 1 << 20
+"""What one store takes beyond its bytes, at the most: memory is reserved in steps."""
+
 Shadow = TypeVar("Shadow", RingShadow, RegionShadow)
 
 
@@ -53,6 +56,7 @@ class ShadowCache:
         self._directory = root / quote(address, safe=":")
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._shadows: set[RingShadow | RegionShadow] = set()
+        self._room = 0
 
     def sweep(self) -> None:
         """Remove shadows of earlier sessions, those used last, last, until all fit the budget."""
@@ -68,7 +72,7 @@ class ShadowCache:
 
     def has(self, name: str) -> bool:
         """There is a shadow of it, maybe of an earlier life, and maybe in use."""
-        return any(self._directory.glob(f"{quote(name, safe='')}~*.dsm"))
+        return bool(self._files(name))
 
     def ring(self, info: SegmentInfo) -> RingShadow:
         shadow = self._open(info, RingShadow, create_ring_shadow)
@@ -89,9 +93,16 @@ class ShadowCache:
     def resident_bytes(self) -> int:
         return sum(shadow.resident_bytes for shadow in self._shadows)
 
-    def overdraft(self, shadow: RingShadow | RegionShadow) -> int:
-        """Bytes by which the budget is exceeded; the caller drops as many of its own."""
-        return self.resident_bytes - self.budget_bytes
+    def overdraft(self, stored_bytes: int) -> int:
+        """Bytes by which the budget is exceeded, if it is; the caller drops as many of its own.
+
+        `stored_bytes`: what was stored since. It is measured only where the budget may have been
+        reached: that takes a look at every shadow.
+        """
+        self._room -= stored_bytes + STORE_BYTES
+        if self._room <= 0:
+            self._room = self.budget_bytes - self.resident_bytes
+        return -self._room
 
     def check_room(self, info: SegmentInfo, length: int) -> None:
         """Raise `BudgetExceeded` for a read that no amount of dropping makes room for."""
@@ -108,7 +119,7 @@ class ShadowCache:
         create: Callable[[Path, SegmentInfo], Shadow],
     ) -> Shadow:
         self._remove_old(info)
-        stem = f"{quote(info.name, safe='')}~{info.epoch:016x}"
+        stem = f"{_stem(info.name)}{info.epoch:016x}"
         for number in range(1, SHADOWS_PER_SEGMENT_MAX + 1):
             path = self._directory / (f"{stem}.dsm" if number == 1 else f"{stem}~{number}.dsm")
             shadow = self._try(path, info, kind, create)
@@ -144,10 +155,20 @@ class ShadowCache:
             return None
 
     def _remove_old(self, info: SegmentInfo) -> None:
-        stem = f"{quote(info.name, safe='')}~"
-        for path in self._directory.glob(f"{stem}*.dsm"):
-            if not path.name.removeprefix(stem).startswith(f"{info.epoch:016x}"):
-                path.unlink(missing_ok=True)
+        current = f"{_stem(info.name)}{info.epoch:016x}"
+        for name in self._files(info.name):
+            if not name.startswith(current):
+                (self._directory / name).unlink(missing_ok=True)
+
+    def _files(self, segment: str) -> list[str]:
+        """Names of its shadows, of all epochs."""
+        stem = _stem(segment)
+        names = os.listdir(self._directory)
+        return [name for name in names if name.startswith(stem) and name.endswith(".dsm")]
+
+
+def _stem(segment: str) -> str:
+    return quote(segment, safe="") + "~"
 
 
 def _remove_unused(file: Path) -> bool:

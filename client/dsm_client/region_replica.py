@@ -239,7 +239,7 @@ class RegionReplica(Replica):
         )
         bad = self.shadow.fill_pages(found)
         self._filled += runs
-        self._make_room()
+        self._make_room(len(payload))
         if not bad:
             return runs
         self.counts.checksum_failures += len(bad)
@@ -248,12 +248,14 @@ class RegionReplica(Replica):
             good.discard(page, page + 1)
         return good
 
-    def _make_room(self) -> None:
+    def _make_room(self, stored_bytes: int) -> None:
         """Keep the shadows within their budget: what was filled first goes first."""
-        while len(self._filled) > 1 and self.cache.overdraft(self.shadow) > 0:
+        over = self.cache.overdraft(stored_bytes)
+        while len(self._filled) > 1 and over > 0:
             extent = self._filled.pop(0)
             self.shadow.drop(extent)
             self.fetcher.dropped(extent)
+            over = self.cache.overdraft(0)
 
     def event_received(self, event: Event) -> None:
         if event.gone:

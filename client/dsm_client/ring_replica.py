@@ -32,6 +32,9 @@ LEARN = 1 / 16
 PRIVATE_BYTES_MAX = 64 << 20
 """Blocks that went round what readers hold, for each handle."""
 
+HEADER_PAGE_BYTES = 4096
+"""What a header takes of memory that is alone on its page."""
+
 RING_SHARE = 4
 """Blocks beyond the head are asked for up to this part of the ring: what comes must not lap what
 the reader has not read."""
@@ -286,7 +289,7 @@ class RingReplica(Replica):
 
     def _make_room(self, run: BlockRun) -> None:
         """Keep the shadows within their budget: what is oldest goes first."""
-        over = self.cache.overdraft(self.shadow)
+        over = self.cache.overdraft(run.count * HEADER_PAGE_BYTES + len(run.data))
         if over > 0:
             blocks = int(over / max(1.0, self._block_bytes)) + 1
             start = self._evicted_to = max(self._evicted_to, self.shadow.tail)
