@@ -163,7 +163,8 @@ class ShadowCache:
     def _files(self, segment: str) -> list[str]:
         """Names of its shadows, of all epochs."""
         stem = _stem(segment)
-        names = os.listdir(self._directory)
+        with os.scandir(self._directory) as files:
+            names = [file.name for file in files]
         return [name for name in names if name.startswith(stem) and name.endswith(".dsm")]
 
 

@@ -426,6 +426,8 @@ class Puller:
         late_s += 8 * self.path.in_flight_bytes / path.rate_bps  # what is under way takes its time
         late = [e for e in self._entries.values() if e.may_repeat and now - e.sent_at > late_s]
         for entry in late:
+            if entry.owner in self._held and entry.request.urgency is Urgency.SPECULATIVE:
+                continue  # maybe nobody comes to it
             lane = self._lane_for(entry)
             if self._window_is_full(entry) or lane is None:
                 return

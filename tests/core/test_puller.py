@@ -226,9 +226,9 @@ def test_what_is_late_goes_over_another_lane_as_well_where_nothing_else_is_to_be
         puller.lane_connected(lane, 0.0)
     read = ReadBytes(0, 60_000)
 
-    def submit(*, repeatable: bool) -> int:
+    def submit(*, repeatable: bool, urgency: Urgency = Urgency.WANTED) -> int:
         return puller.submit(
-            "s", 1, read, bytes_expected=60_000, urgency=Urgency.WANTED, repeatable=repeatable
+            "s", 1, read, bytes_expected=60_000, urgency=urgency, repeatable=repeatable
         )
 
     submit(repeatable=False)
@@ -254,6 +254,13 @@ def test_what_is_late_goes_over_another_lane_as_well_where_nothing_else_is_to_be
     ((twin, other),) = _sent(puller, 4.0)
     assert [id for id, _ in puller.lane_lost(lane, 4.0) if id in (late, twin)] == [late]
     assert puller.actions(4.0) == [Cancel(other, twin)], "its owner submits it again"
+
+    submit(repeatable=True, urgency=Urgency.SPECULATIVE)
+    assert len(_sent(puller, 4.0)) == 1
+    puller.hold(None, held=True)
+    assert _sent(puller, 4.5) == [], "its reader has gone elsewhere"
+    puller.hold(None, held=False)
+    assert len(_sent(puller, 4.6)) == 1
 
     late = submit(repeatable=True)
     assert len(_sent(puller, 5.0)) == 1
