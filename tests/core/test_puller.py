@@ -179,6 +179,17 @@ def _puller() -> Puller:
     return puller
 
 
+def _known_puller() -> Puller:
+    """Connected, and it knows its path."""
+    puller = _puller()
+    puller.path.rtt_sampled(LATE_S / 3, 0.0)
+    puller.path._rate.sampled(0, 1e9)
+    puller.path._phase = "cruise"
+    for lane in range(3):
+        puller.lane_connected(lane, 0.0)
+    return puller
+
+
 def _submit(puller: Puller, size: int, urgency: Urgency, *, parked: bool = False) -> int:
     return puller.submit(
         "s", 1, ReadBytes(0, size), bytes_expected=size, urgency=urgency, parked=parked
@@ -218,17 +229,12 @@ def test_what_will_surely_be_read_is_further_ahead_of_slow_start() -> None:
 
 
 def test_what_is_late_goes_over_another_lane_as_well_where_nothing_else_is_to_be_sent() -> None:
-    puller = _puller()
-    puller.path.rtt_sampled(LATE_S / 3, 0.0)
-    puller.path._rate.sampled(0, 1e9)
-    puller.path._phase = "cruise"
-    for lane in range(3):
-        puller.lane_connected(lane, 0.0)
+    puller = _known_puller()
     read = ReadBytes(0, 60_000)
 
-    def submit(*, repeatable: bool, urgency: Urgency = Urgency.WANTED) -> int:
+    def submit(*, repeatable: bool) -> int:
         return puller.submit(
-            "s", 1, read, bytes_expected=60_000, urgency=urgency, repeatable=repeatable
+            "s", 1, read, bytes_expected=60_000, urgency=Urgency.WANTED, repeatable=repeatable
         )
 
     submit(repeatable=False)
@@ -255,19 +261,23 @@ def test_what_is_late_goes_over_another_lane_as_well_where_nothing_else_is_to_be
     assert [id for id, _ in puller.lane_lost(lane, 4.0) if id in (late, twin)] == [late]
     assert puller.actions(4.0) == [Cancel(other, twin)], "its owner submits it again"
 
-    submit(repeatable=True, urgency=Urgency.SPECULATIVE)
-    assert len(_sent(puller, 4.0)) == 1
-    puller.hold(None, held=True)
-    assert _sent(puller, 4.5) == [], "its reader has gone elsewhere"
-    puller.hold(None, held=False)
-    assert len(_sent(puller, 4.6)) == 1
-
     late = submit(repeatable=True)
     assert len(_sent(puller, 5.0)) == 1
     for _ in range(50):
         submit(repeatable=False)
     _sent(puller, 6.0)
     assert puller._entries[late].twin == 0, "others wait, and the window is full"
+
+
+def test_what_is_late_is_not_sent_again_for_a_reader_that_has_gone_elsewhere() -> None:
+    for urgency, expected in ((Urgency.SPECULATIVE, 0), (Urgency.WANTED, 1)):
+        puller = _known_puller()
+        puller.submit("s", 1, ReadBytes(0, 9), bytes_expected=9, urgency=urgency, repeatable=True)
+        assert len(_sent(puller)) == 1
+        puller.hold(None, held=True)
+        assert len(_sent(puller, 2 * LATE_S)) == expected
+        puller.hold(None, held=False)
+        assert len(_sent(puller, 3 * LATE_S)) == 1 - expected
 
 
 def test_what_is_held_back_leaves_later_and_in_order() -> None:
