@@ -75,13 +75,14 @@ class ShadowCache:
         return bool(self._files(name))
 
     def ring(self, info: SegmentInfo) -> RingShadow:
-        shadow = self._open(info, RingShadow, create_ring_shadow)
-        self._shadows.add(shadow)
-        return shadow
+        return self._added(self._open(info, RingShadow, create_ring_shadow))
 
     def region(self, info: SegmentInfo) -> RegionShadow:
-        shadow = self._open(info, RegionShadow, create_region_shadow)
+        return self._added(self._open(info, RegionShadow, create_region_shadow))
+
+    def _added(self, shadow: Shadow) -> Shadow:
         self._shadows.add(shadow)
+        self._room = 0  # there may be something in it: measure again
         return shadow
 
     def close(self, shadow: RingShadow | RegionShadow) -> None:

@@ -188,6 +188,11 @@ class PathEstimator:
         return now - self._meter.full_at <= 2 * self._latency.loaded_s
 
     @property
+    def in_startup(self) -> bool:
+        """Its rate is not known yet, or not any more: slow start is under way."""
+        return self._phase == "startup"
+
+    @property
     def in_flight_bytes(self) -> int:
         """Expected and not arrived yet, over all requests."""
         return self._meter.in_flight_bytes

@@ -133,7 +133,6 @@ class Puller:
         """Lanes that bulk is spread over; at least 1."""
         self.window_bytes = WINDOW_BYTES_INITIAL
         """The path's window when `actions` was last asked for."""
-        self._wanted_windows = 1
         self._now = 0.0
         self._entries: dict[int, _Entry] = {}
         self._queues: dict[Urgency, deque[int]] = {urgency: deque() for urgency in Urgency}
@@ -291,8 +290,6 @@ class Puller:
         """What is to be put on the wire now, in this order."""
         self._now = now
         self.window_bytes = self.path.window_bytes(now)
-        in_startup = self.path.estimate(now).phase == "startup"
-        self._wanted_windows = WANTED_WINDOWS_STARTUP if in_startup else 1
         actions: list[Action] = list(self._cancels)
         self._cancels.clear()
         if self._lanes:
@@ -322,7 +319,7 @@ class Puller:
     def turn_bytes(self) -> int:
         """How much to cut into requests of `request_bytes` before larger ones follow: in start-up
         one for each lane, since slow start doubles; later a window."""
-        if self.path.estimate(self._now).phase == "startup":
+        if self.path.in_startup:
             return self.bulk_lanes * self.request_bytes
         return self.window_bytes
 
@@ -459,8 +456,8 @@ class Puller:
 
     def _window_is_full(self, entry: _Entry) -> bool:
         in_flight, window = self.path.in_flight_bytes, self.window_bytes
-        if entry.request.urgency is Urgency.WANTED:
-            window *= self._wanted_windows
+        if entry.request.urgency is Urgency.WANTED and self.path.in_startup:
+            window *= WANTED_WINDOWS_STARTUP
         return in_flight > 0 and in_flight + self._wire_bytes(entry) > window
 
     def _lane_for(self, entry: _Entry) -> int | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from dsm_client.cache import ShadowCache
+from dsm_client.cache import STORE_BYTES, ShadowCache
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsm.model import Kind, SegmentInfo
 
@@ -41,3 +45,26 @@ def test_what_fits_stays_and_what_is_damaged_goes(cache: Path) -> None:
     assert not shadows.has("on")
     ShadowCache(cache, 0, "node:1").sweep()
     assert not list(cache.glob("*/*.dsm"))
+
+
+class Taken:
+    """Stands for a shadow."""
+
+    resident_bytes = 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9 << 20), st.floats(0, 1))))
+def test_an_overdraft_is_never_missed(stores: list[tuple[int, int, float]]) -> None:
+    """Although the shadows are looked at only now and then; `stores`: shadow, bytes, how much of
+    what they may take beyond."""
+    with tempfile.TemporaryDirectory() as root:
+        cache = ShadowCache(Path(root), 20 << 20, "node:1")
+        shadows: list[Any] = [Taken() for _ in range(3)]
+        cache._shadows.update(shadows)
+        for number, size, more in stores:
+            shadows[number].resident_bytes += size + int(more * STORE_BYTES)
+            over = cache.overdraft(size)
+            exact = cache.resident_bytes - cache.budget_bytes
+            assert over == exact if exact > 0 else over <= 0
+            if over > 0:
+                shadows[number].resident_bytes = 0  # dropped
