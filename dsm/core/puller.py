@@ -396,8 +396,8 @@ class Puller:
 
     def _send_young(self, queue: deque[int], actions: list[Action], now: float) -> None:
         """What is needed last is good enough for slow start."""
-        for number, lane in self._lanes.items():
-            while queue and self._is_young(lane) and number != DEMAND_LANE:
+        for number, lane in self._present_bulk.items():
+            while queue and self._is_young(lane):
                 entry = self._entries.get(queue[-1])
                 if entry is None or entry.lane >= 0:
                     queue.pop()
@@ -502,7 +502,7 @@ class Puller:
 
     def _typical_rate(self) -> float:
         """Also of a lane that has not delivered anything yet: all have begun together."""
-        rates = [lane.rate.bytes_per_s for n, lane in self._lanes.items() if n != DEMAND_LANE]
+        rates = [lane.rate.bytes_per_s for lane in self._present_bulk.values()]
         known = [rate for rate in rates if rate]
         return sum(known) / len(known) if known else 1.0
 
