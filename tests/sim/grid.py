@@ -20,7 +20,7 @@ Targets: sequential reads are at 0.9 of the oracle, whole or steady; nothing is 
 demand (0.95: the draws of loss differ, and where the path is as fast as the link neither is
 better); random reads waste at most a tenth.
 
-Where sequential reads fall short, and what of: `falls_short` (15 of 96 cells, most of them at
+Where sequential reads fall short, and what of: `falls_short` (16 of 96 cells, most of them at
 1e-2, the worst at 0.32; none without loss). With a loss in nearly every window of
 a lane the lanes stall one after the other, and start-up doubles once per stalled round (3 to 8
 round trips) instead of once per round trip, since what waits behind a hole has not arrived for us,
