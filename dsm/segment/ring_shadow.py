@@ -148,28 +148,24 @@ class RingShadow(RingReader):
         lengths = [] if rows is None else [min(row[3], header_bytes) for row in rows]
         if rows is None or sum(lengths) != len(run.data):
             return list(range(run.first, run.stop))
-        tail = self._control[TAIL]
-        wanted = [row for row in rows if row[0] >= tail]
+        wanted = [row for row in rows if row[0] >= self._control[TAIL]]
         if not wanted:
             return []
         scattered = wanted[-1][1] - wanted[0][1] > SCATTERED_BYTES * len(wanted)
         self._make_room(wanted, data=not scattered)
-        stored: list[list[Fields]] = [[]]
-        bad, at, data = [], 0, memoryview(run.data)
+        bad, deeper, at, data, tail = [], [], 0, memoryview(run.data), self._control[TAIL]
         for row, length in zip(rows, lengths, strict=True):
             head, at = data[at : at + length], at + length
+            offset = row[1] % self._capacity
             if not self._good_head(row, head):
                 bad.append(row[0])
-            elif row[0] >= self._control[TAIL] and self.filled(row[0]) <= length:
-                offset = row[1] % self._capacity
-                if scattered:
-                    self._memory.write(self._layout.data + offset, head)
-                else:
-                    self._data_out[offset : offset + length] = head
-                stored[-1].append(row)
-                continue
-            stored.append([])
-        for good in filter(None, stored):
+            elif self.filled(row[0]) > length:
+                deeper.append(row[0])  # more of it is here
+            elif row[0] >= tail and scattered:
+                self._memory.write(self._layout.data + offset, head)
+            elif row[0] >= tail:
+                self._data_out[offset : offset + length] = head
+        for good in _between(rows, bad + deeper, tail):
             self._store_rows(good, run)
             self._map.set(good[0][0], array("I", [_head_word(row, header_bytes) for row in good]))
         return bad
