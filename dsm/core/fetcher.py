@@ -46,7 +46,7 @@ lane that lost a segment holds up the rest, and as much again where it loses the
 EXTENTS_MAX = 1024
 """In one request: 10 KB of it, and a quarter of what one message may hold (`RUNS_MAX`)."""
 
-REQUESTS_PER_LANE = 4
+PIECES_PER_LANE = 4
 """At least, of what is requested at a time, so that lanes end together. No more for a list: who
 reads one waits for all of it, so larger ones keep nobody waiting, and a list of a thousand pages is
 some tens of messages on any path."""
@@ -367,14 +367,15 @@ class Fetcher:
         """Cut into requests, and hand them to the puller."""
         unit, total = self.source.unit_bytes(header_bytes), sum(e.length for e in extents)
         wire = unit * self.puller.received(self.segment).ratio
-        ahead, puller = urgency is Urgency.SPECULATIVE, self.puller
-        turn = int((puller.window_bytes if ahead else puller.turn_bytes) / wire)
-        most = int(REQUEST_BYTES_MAX / unit)
-        units = total if park else max(1, min(int(self.puller.request_bytes / wire), most))
-        share = min(most, total // (REQUESTS_PER_LANE * self.puller.bulk_lanes))
+        most, request = int(REQUEST_BYTES_MAX / unit), self.puller.request_bytes
+        units = total if park else max(1, min(int(request / wire), most))
+        share = min(most, total // (PIECES_PER_LANE * self.puller.bulk_lanes))
+        turn_bytes = self.puller.window_bytes
+        if self.puller.path.in_startup and urgency is not Urgency.SPECULATIVE:
+            turn_bytes = request * self.puller.bulk_lanes
         if len(extents) > 1:
             units = max(units, share)
-        for batch in _batches(extents, units, max(1, turn), max(units, share)):
+        for batch in _batches(extents, units, max(1, int(turn_bytes / wire)), max(units, share)):
             for read, asked in self._worded(batch, header_bytes, park):
                 id = self.puller.submit(
                     self.segment,
@@ -472,7 +473,9 @@ def _batches(
 ) -> Iterator[tuple[Extent, ...]]:
     """Cut into pieces of `units`; a remainder of less than half of that stays with the last.
 
-    Twice as large after each turn: by then start-up has doubled what there is to divide.
+    Twice as large after each turn: by then start-up has doubled what there is to divide. A turn is
+    a window; in start-up, of what somebody waits for, one piece for each lane. (Speculation comes
+    in parts of a window: doubled by turns of those, lanes would be uneven under loss.)
     """
     batch: list[Extent] = []
     room, passed, grown = units, 0, turn_units

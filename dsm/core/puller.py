@@ -316,14 +316,6 @@ class Puller:
         return request_bytes(self.path.estimate(self._now), self.bulk_lanes)
 
     @property
-    def turn_bytes(self) -> int:
-        """How much to cut into requests of `request_bytes` before larger ones follow: in start-up
-        one for each lane, since slow start doubles; later a window."""
-        if self.path.in_startup:
-            return self.bulk_lanes * self.request_bytes
-        return self.window_bytes
-
-    @property
     def unfinished(self) -> bool:
         """Something is queued or unanswered."""
         return bool(self._entries)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dsm.core.extents import ExtentSet
-from dsm.core.fetcher import ATTEMPTS_MAX, EXTENTS_MAX, REQUESTS_PER_LANE, Fetcher, _batches
+from dsm.core.fetcher import ATTEMPTS_MAX, EXTENTS_MAX, PIECES_PER_LANE, Fetcher, _batches
 from dsm.core.path import PathEstimator
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller, Send
@@ -400,7 +400,7 @@ def test_a_large_read_doubles_its_pieces_as_slow_start_does() -> None:
         pieces = [request.read.length for request in _sends(puller)]  # type: ignore[union-attr]
         assert sum(pieces) == size
         assert pieces[:8] == [FIRST_BYTES] * 8
-        assert len(pieces) >= 8 * REQUESTS_PER_LANE * 3 // 4
+        assert len(pieces) >= 8 * PIECES_PER_LANE * 3 // 4
         assert max(pieces) <= 3 * largest // 2
         if largest > FIRST_BYTES:
             assert pieces[8:16] == [2 * FIRST_BYTES] * 8
