@@ -34,8 +34,9 @@ BUDGET_BYTES = 4 << 30
 SHADOWS_PER_SEGMENT_MAX = 64
 """Handles that have the same segment open at a time, in all processes of one cache."""
 
-STORE_BYTES = 1 << 20
-"""What one store takes beyond its bytes, at the most: memory is reserved in steps."""
+STORE_BYTES = 2 << 20
+"""What one store takes beyond its bytes, at the most: memory is reserved in steps of 256 KiB, at
+both ends of rows and data, which both may wrap."""
 
 Shadow = TypeVar("Shadow", RingShadow, RegionShadow)
 
@@ -82,8 +83,12 @@ class ShadowCache:
 
     def _added(self, shadow: Shadow) -> Shadow:
         self._shadows.add(shadow)
-        self._room = 0  # there may be something in it: measure again
+        self.measure_again()  # there may be something in it
         return shadow
+
+    def measure_again(self) -> None:
+        """A shadow may have taken memory otherwise than by a store."""
+        self._room = 0
 
     def close(self, shadow: RingShadow | RegionShadow) -> None:
         """Done with it; the file stays for the next one."""
@@ -119,8 +124,8 @@ class ShadowCache:
         kind: type[Shadow],
         create: Callable[[Path, SegmentInfo], Shadow],
     ) -> Shadow:
-        self._remove_old(info)
         stem = f"{_stem(info.name)}{info.epoch:016x}"
+        self._remove_others(info.name, stem)
         for number in range(1, SHADOWS_PER_SEGMENT_MAX + 1):
             path = self._directory / (f"{stem}.dsm" if number == 1 else f"{stem}~{number}.dsm")
             shadow = self._try(path, info, kind, create)
@@ -155,18 +160,18 @@ class ShadowCache:
         except WriterBusy:
             return None
 
-    def _remove_old(self, info: SegmentInfo) -> None:
-        current = f"{_stem(info.name)}{info.epoch:016x}"
-        for name in self._files(info.name):
-            if not name.startswith(current):
+    def _remove_others(self, segment: str, stem: str) -> None:
+        """Its shadows of other epochs than this one."""
+        for name in self._files(segment):
+            if not name.startswith(stem):
                 (self._directory / name).unlink(missing_ok=True)
 
     def _files(self, segment: str) -> list[str]:
         """Names of its shadows, of all epochs."""
         stem = _stem(segment)
         with os.scandir(self._directory) as files:
-            names = [file.name for file in files]
-        return [name for name in names if name.startswith(stem) and name.endswith(".dsm")]
+            names = (file.name for file in files)
+            return [name for name in names if name.startswith(stem) and name.endswith(".dsm")]
 
 
 def _stem(segment: str) -> str:

@@ -211,6 +211,7 @@ class RegionReplica(Replica):
 
     def _advance(self, version: int, changed: tuple[Extent, ...]) -> None:
         self.shadow.advance(version, changed)
+        self.cache.measure_again()  # a buffer's tables are reserved as a whole
         for extent in changed:
             self.fetcher.outdated(extent)
         if version >= self.newest:
