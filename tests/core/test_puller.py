@@ -13,7 +13,15 @@ from hypothesis.stateful import (
 )
 
 from dsm.core.path import PathEstimator
-from dsm.core.puller import DEMAND_LANE, LATE_S, SMALL_BYTES, Cancel, Puller, Send
+from dsm.core.puller import (
+    DEMAND_LANE,
+    LATE_S,
+    SMALL_BYTES,
+    WANTED_WINDOWS_STARTUP,
+    Cancel,
+    Puller,
+    Send,
+)
 from dsm.core.reads import ReadBytes, Urgency
 
 REQUESTS_MAX = 6
@@ -135,7 +143,9 @@ class Pulling(RuleBasedStateMachine):
                     self.sent[request.id] = lane
                     sent.append(urgency)
                     if urgency is not Urgency.AWAITED and request.id not in self.parked:
-                        fits = self.path.in_flight_bytes <= self.puller.window_bytes
+                        ahead = urgency is Urgency.WANTED and self.path.in_startup
+                        windows = WANTED_WINDOWS_STARTUP if ahead else 1
+                        fits = self.path.in_flight_bytes <= windows * self.puller.window_bytes
                         assert fits or in_flight == 0 or len(sent) == 1
         assert sent == sorted(sent), "the urgent first"
         if Urgency.AWAITED in self.queued.values() and self.lanes:
