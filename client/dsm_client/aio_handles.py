@@ -159,12 +159,12 @@ class Ring(_Handle):
             block = await in_loop(source.fetch(seq))
         return AsyncBlock(block, source)
 
-    async def read_many(self, seqs: Iterable[int]) -> list[AsyncBlock]:
+    async def read_many(self, seqs: Iterable[int], *, whole: bool = False) -> list[AsyncBlock]:
         source = self._handle.opened()
         given = self._handle.from_head_all(seqs)
-        blocks = source.present_all(given)
+        blocks = source.present_all(given, whole=whole)
         if blocks is None:
-            blocks = await in_loop(source.fetch_all(given))
+            blocks = await in_loop(source.fetch_all(given, whole=whole))
         return [AsyncBlock(block, source) for block in blocks]
 
     def will_need(self, start: int | None = None, stop: int | None = None) -> None:

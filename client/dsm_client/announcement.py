@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsm.model import Access
+from dsm.model import Access, Extent
 from dsm_client.loop import background
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Announcement:
         whole = min(self._stop, self.seq + self._trial)
         heads = min(self._stop, whole + self._units_max(self._replica.header_bytes))
         self._replica.trying.add(self)
-        self._replica.want(self.seq, whole, None)
-        self._replica.want(whole, heads, self._replica.header_bytes)
+        self._replica.want((Extent(self.seq, whole),), None)
+        self._replica.want((Extent(whole, heads),), self._replica.header_bytes)
         self.next_at = max(self.seq + 1, whole - TRIAL_LEFT)
         self._trial *= 2
 
@@ -97,7 +97,7 @@ class Announcement:
         known = replica.access is not Access.AUTO or replica.policy.is_settled or self._heads_only
         piece = most if known else min(most, self._piece)
         while self._upto < self._stop and self.seq + piece // 2 >= self._upto:
-            replica.want(self._upto, min(self._stop, self._upto + piece), depth)
+            replica.want((Extent(self._upto, min(self._stop, self._upto + piece)),), depth)
             self._upto += piece
             self._piece *= 2
         self.next_at = min(self._stop, max(self.seq + 1, self._upto - piece // 2))

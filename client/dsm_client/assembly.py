@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dsm.core.reads import Part
+from dsm.model import Extent
 from dsm.segment import BlockRun
 from dsm.segment.layout import ROW, ROW_BYTES
-from dsm.wire.convert import PARTS_BACK
+from dsm.wire.convert import PARTS_BACK, block_runs_from_pb
 from dsm.wire.v1 import wire_pb2 as pb
 
 
@@ -35,46 +37,71 @@ class Assembler:
         self._block_bytes_max = block_bytes_max
         self._pieces: dict[int, _Pieces] = {}
 
-    def add(self, header: pb.FrameHeader, payload: memoryview) -> Arrived | None:
-        """The run that this frame completes, or `None`. Raises `ValueError` for a lying frame."""
+    def add(self, header: pb.FrameHeader, payload: memoryview) -> list[Arrived]:
+        """The runs that this frame completes. Raises `ValueError` for a lying frame."""
         part = PARTS_BACK.get(header.part)
         if part is None:
             raise ValueError(f"unknown part {header.part}")
+        runs = block_runs_from_pb(header.runs)
         rows, data = bytes(payload[: header.rows_bytes]), payload[header.rows_bytes :]
         pieces = self._pieces.get(header.id)
         if pieces is None:
-            if len(rows) != header.count * ROW_BYTES:
-                raise ValueError(f"{header.count} blocks with {len(rows)} bytes of rows")
-            if header.count != 1:
-                return _arrived(header, part, rows, data)
-            length = _part_bytes(ROW.unpack(rows)[3], part, header.header_bytes)
+            count = sum(run.length for run in runs)
+            if len(rows) != count * ROW_BYTES:
+                raise ValueError(f"{count} blocks with {len(rows)} bytes of rows")
+            length = (
+                _part_bytes(ROW.unpack(rows)[3], part, header.header_bytes) if count == 1 else 0
+            )
             if len(data) >= length:
-                return _arrived(header, part, rows, data)
+                return list(_arrived(header, part, runs, rows, data))
             if length > self._block_bytes_max:
                 raise ValueError(f"a block of {length} bytes in a smaller ring")
             pieces = self._pieces[header.id] = _Pieces(rows, length)
-        return self._add_piece(header, part, pieces, data)
+        return self._add_piece(header, part, runs, pieces, data)
 
     def forget(self, id: int) -> None:
         """The request has ended."""
         self._pieces.pop(id, None)
 
     def _add_piece(
-        self, header: pb.FrameHeader, part: Part, pieces: _Pieces, data: memoryview
-    ) -> Arrived | None:
+        self,
+        header: pb.FrameHeader,
+        part: Part,
+        runs: tuple[Extent, ...],
+        pieces: _Pieces,
+        data: memoryview,
+    ) -> list[Arrived]:
         if header.offset != len(pieces.data) or header.offset + len(data) > pieces.length:
             raise ValueError(f"a piece at {header.offset} of a block of {pieces.length} bytes")
         pieces.data += data
         if len(pieces.data) < pieces.length:
-            return None
+            return []
         del self._pieces[header.id]
-        return _arrived(header, part, pieces.rows, memoryview(bytes(pieces.data)))
+        whole = memoryview(bytes(pieces.data))
+        return list(_arrived(header, part, runs, pieces.rows, whole))
 
 
-def _arrived(header: pb.FrameHeader, part: Part, rows: bytes, data: memoryview) -> Arrived:
-    lengths = tuple(fields[3] for fields in ROW.iter_unpack(rows))
-    run = BlockRun(header.first, header.count, rows, data)
-    return Arrived(run, part, header.header_bytes, lengths)
+def _arrived(
+    header: pb.FrameHeader, part: Part, runs: tuple[Extent, ...], rows: bytes, data: memoryview
+) -> Iterator[Arrived]:
+    """Each run with its rows and its data; whether those fit together is for the shadow to say."""
+    fields = list(ROW.iter_unpack(rows))
+    first = 0
+    for run in runs:
+        last = first + run.length
+        lengths = tuple(row[3] for row in fields[first:last])
+        size = len(data)  # of the last, all that is left
+        if run is not runs[-1] and part is Part.WHOLE:
+            size = fields[last - 1][1] + fields[last - 1][3] - fields[first][1]
+        elif run is not runs[-1]:
+            size = sum(_part_bytes(length, part, header.header_bytes) for length in lengths)
+        if size < 0:
+            raise ValueError(f"blocks [{run.start}, {run.stop}) of {size} bytes")
+        found = BlockRun(
+            run.start, run.length, rows[first * ROW_BYTES : last * ROW_BYTES], data[:size]
+        )
+        yield Arrived(found, part, header.header_bytes, lengths)
+        first, data = last, data[size:]
 
 
 def _part_bytes(length: int, part: Part, header_bytes: int) -> int:

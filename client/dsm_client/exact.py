@@ -1,27 +1,31 @@
 """Reads that nobody keeps: `zero_copy` across the network, exact ranges in one round trip.
 
-Those of a list go out together. What touches or overlaps is one request; so is what lies so near to
-each other that a request costs more than the gap.
+Those of a list go out together. Blocks share requests; of bytes, what touches, overlaps, or lies so
+near to each other that a request costs more than the gap.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from dsm.core.extents import ExtentSet
-from dsm.core.reads import Part, ReadBlocks, ReadBytes
+from dsm.core.fetcher import batches
+from dsm.core.reads import ReadBlocks, ReadBytes
 from dsm.core.sizes import REQUEST_BYTES_MAX
 from dsm.errors import ChecksumMismatch, MalformedMessage, OutOfRange
 from dsm.model import Extent
 from dsm.segment import Block
 from dsm_client.assembly import Assembler
 from dsm_client.region_replica import RegionReplica
-from dsm_client.ring_replica import REQUEST_OVERHEAD_BYTES, RingReplica, private_blocks
+from dsm_client.ring_replica import RingReplica, private_blocks
 
 T = TypeVar("T")
+
+REQUEST_BYTES = 128
+"""What one more request costs on the wire: itself, its answer's header, and HTTP/2's of both."""
 
 
 async def exact_blocks(replica: RingReplica, seqs: Sequence[int]) -> list[Block]:
@@ -30,9 +34,9 @@ async def exact_blocks(replica: RingReplica, seqs: Sequence[int]) -> list[Block]
         replica.check_range(seq)
     replica.waited()
     most = max(1, int(REQUEST_BYTES_MAX / replica.unit_bytes(None)))
-    runs = _pieces(ExtentSet((seq, seq + 1) for seq in sorted(seqs)), most)
+    runs = ExtentSet((seq, seq + 1) for seq in sorted(seqs))
     found: dict[int, Block] = {}
-    for blocks in await _together([_run(replica, run) for run in runs]):
+    for blocks in await _together([_blocks(replica, some) for some in batches(runs, most)]):
         found |= {block.seq: block for block in blocks}
     for seq in seqs:
         if seq not in found:
@@ -43,19 +47,19 @@ async def exact_blocks(replica: RingReplica, seqs: Sequence[int]) -> list[Block]
     return [found[seq] for seq in seqs]
 
 
-async def _run(replica: RingReplica, run: Extent) -> list[Block]:
+async def _blocks(replica: RingReplica, runs: tuple[Extent, ...]) -> list[Block]:
     frames = await replica.transport.read(
         replica.info.name,
         replica.info.epoch,
-        ReadBlocks(run.start, run.stop, Part.WHOLE),
-        bytes_expected=int(run.length * replica.unit_bytes(None)),
+        ReadBlocks(runs),
+        bytes_expected=int(sum(run.length for run in runs) * replica.unit_bytes(None)),
     )
     assembler = Assembler(replica.info.capacity_bytes)
     blocks = []
     with replica.believing():
         for header, payload in frames:
             replica.counts.bytes_received += len(payload)
-            if header.count and (arrived := assembler.add(header, payload)) is not None:
+            for arrived in assembler.add(header, payload) if header.runs else ():
                 blocks += private_blocks(arrived, replica.info.header_bytes, replica.header_bytes)
     return blocks
 
@@ -86,7 +90,7 @@ async def exact_ranges(
 def _joined(extents: Iterable[Extent]) -> list[Extent]:
     runs: list[Extent] = []
     for start, stop in sorted(extents):
-        if runs and start <= runs[-1].stop + REQUEST_OVERHEAD_BYTES:
+        if runs and start <= runs[-1].stop + REQUEST_BYTES:
             runs[-1] = Extent(runs[-1].start, max(stop, runs[-1].stop))
         else:
             runs.append(Extent(start, stop))
@@ -112,12 +116,6 @@ async def _bytes(replica: RegionReplica, run: Extent) -> tuple[tuple[int, int], 
     first = frames[0][0]
     data = b"".join(bytes(payload) for _, payload in frames)
     return (first.version, first.position.version), data
-
-
-def _pieces(runs: Iterable[Extent], units: int) -> Iterator[Extent]:
-    for start, stop in runs:
-        for first in range(start, stop, units):
-            yield Extent(first, min(stop, first + units))
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -60,7 +60,7 @@ class MappedRing(_Mapped[RingReader]):
         block.header_bytes = self.header_bytes
         return block
 
-    def present_all(self, seqs: Sequence[int]) -> list[Block] | None:
+    def present_all(self, seqs: Sequence[int], *, whole: bool) -> list[Block] | None:
         blocks = [self.reader.block(seq) for seq in seqs]  # raises why one is not present
         for block in blocks:
             block.header_bytes = self.header_bytes
@@ -69,7 +69,7 @@ class MappedRing(_Mapped[RingReader]):
     async def fetch(self, seq: int) -> Block:
         return self.reader.block(seq)  # raises why it is not present
 
-    async def fetch_all(self, seqs: Sequence[int]) -> list[Block]:
+    async def fetch_all(self, seqs: Sequence[int], *, whole: bool) -> list[Block]:
         return [self.reader.block(seq) for seq in seqs]
 
     async def fetch_whole(self, seq: int) -> Block:

@@ -87,9 +87,11 @@ class RegionReplica(Replica):
     def limit(self) -> Extent:
         return Extent(0, self.info.pages)
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
         version = self.shadow.version
-        return ReadPages(version, version, need=(extent,), hold=True)
+        yield ReadPages(version, version, need=extents, hold=True), extents
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         return self.info.page_bytes + PAGE_ROW_BYTES
@@ -147,8 +149,7 @@ class RegionReplica(Replica):
             log.debug("%s: will_need %s: %s", self.info.name, pages, error)
 
     def _want(self, extents: Iterable[Extent]) -> None:
-        for extent in extents:
-            self.fetcher.wanted(*extent, None)
+        self.fetcher.wanted(list(ExtentSet(extents)), None)
 
     def close(self) -> None:
         for task in self._needs:
@@ -221,7 +222,7 @@ class RegionReplica(Replica):
     # ── the wire ──
 
     def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
-        if header.pages and header.version > self.shadow.version:
+        if header.runs and header.version > self.shadow.version:
             self.transport.counts.wasted_bytes += len(payload)
             raise VersionGone(self.info.name, f"it is at version {header.version} now")
         for run in self._store(header, payload):
@@ -229,7 +230,7 @@ class RegionReplica(Replica):
 
     def _store(self, header: pb.FrameHeader, payload: memoryview) -> Iterable[Extent]:
         """Into the shadow; returns the pages that came as they were committed."""
-        runs = runs_from_pb(header.pages)
+        runs = runs_from_pb(header.runs)
         count = header.rows_bytes // PAGE_ROW_BYTES
         found = PageRuns(
             header.version,

@@ -90,22 +90,22 @@ class RemoteRing(_Remote[RingReplica]):
                 background().call(replica.told)
         return block
 
-    def present_all(self, seqs: Sequence[int]) -> list[Block] | None:
+    def present_all(self, seqs: Sequence[int], *, whole: bool) -> list[Block] | None:
         replica = self.replica
         replica.counts.reads += len(seqs)
         if replica.method is Access.ZERO_COPY:
             return None
-        blocks = self._all_here(seqs)
+        blocks = self._all_here(seqs, whole=whole)
         if blocks is not None:
             replica.counts.hits += len(seqs)
             self._note_all(tuple(ExtentSet((seq, seq + 1) for seq in sorted(seqs))))
         return blocks
 
-    def _all_here(self, seqs: Sequence[int]) -> list[Block] | None:
+    def _all_here(self, seqs: Sequence[int], *, whole: bool = False) -> list[Block] | None:
         blocks = []
         for seq in seqs:
             block = self._here(seq)
-            if block is None:
+            if block is None or (whole and isinstance(block, LazyBlock)):
                 return None
             blocks.append(block)
         if self.replica.access is Access.AUTO:
@@ -148,17 +148,17 @@ class RemoteRing(_Remote[RingReplica]):
         self._last_seq = previous
 
     async def fetch(self, seq: int) -> Block:
-        (block,) = await self.fetch_all((seq,))
+        (block,) = await self.fetch_all((seq,), whole=False)
         return block
 
-    async def fetch_all(self, seqs: Sequence[int]) -> list[Block]:
+    async def fetch_all(self, seqs: Sequence[int], *, whole: bool) -> list[Block]:
         replica = self.replica
         for _ in range(ROUNDS_MAX):
             replica.learn()
             if replica.method is Access.ZERO_COPY:
                 return await exact_blocks(replica, seqs)
-            await replica.fetch(seqs, replica.depth)
-            if (blocks := self._all_here(seqs)) is not None:
+            await replica.fetch(seqs, None if whole else replica.depth)
+            if (blocks := self._all_here(seqs, whole=whole)) is not None:
                 return blocks
         raise self._too_much(f"{len(seqs)} blocks")
 
@@ -224,10 +224,6 @@ class RemoteRing(_Remote[RingReplica]):
         """All of it, if it is here."""
         block = self._stored(seq)
         return block if block is not None and is_whole(block) else None
-
-    def want_whole(self, seq: int) -> None:
-        if self.whole(seq) is None:
-            background().call(self.replica.want_whole, seq)
 
     def _stored(self, seq: int) -> Block | None:
         replica = self.replica

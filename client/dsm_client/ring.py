@@ -50,17 +50,18 @@ class Ring(Handle):
 
     __getitem__ = read
 
-    def read_many(self, seqs: Iterable[int]) -> list[Block]:
+    def read_many(self, seqs: Iterable[int], *, whole: bool = False) -> list[Block]:
         """These blocks, in the order given, as `read` has them: all that is missing is fetched
         together, in one round trip as far as the path's window reaches.
 
-        Raises as `read`; then none is returned. `BudgetExceeded` for more than the shadows may
-        take.
+        `whole`: with their payloads, also where `hybrid` (or `auto`) would fetch each when it is
+        touched. Raises as `read`; then none is returned. `BudgetExceeded` for more than the shadows
+        may take.
         """
         source = self._source
         given = self.from_head_all(seqs)
-        blocks = source.present_all(given)
-        return background().run(source.fetch_all(given)) if blocks is None else blocks
+        blocks = source.present_all(given, whole=whole)
+        return background().run(source.fetch_all(given, whole=whole)) if blocks is None else blocks
 
     def blocks(
         self, start: int | None = None, stop: int | None = None, where: Where | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
 from weakref import WeakSet
 
 from dsm.core.extents import ExtentSet
@@ -20,14 +21,15 @@ from dsm_client.cache import ShadowCache
 from dsm_client.replica import Replica, around
 from dsm_client.transport import Transport
 
-REQUEST_OVERHEAD_BYTES = 128
-"""What one more request costs on the wire: itself, its answer's header, and HTTP/2's of both."""
+RUN_BYTES = 128
+"""What one more run costs both sides, as bytes of a path of some hundred Mbit/s: microseconds to
+find, copy and store it, and ten bytes."""
 
 BLOCK_BYTES_UNKNOWN = 1024.0
 """Expected size of a block in a ring that was empty when it was opened."""
 
 LEARN = 1 / 16
-"""Weight of one run in the mean block size: producers change what they write."""
+"""Weight of one frame in the mean block size: producers change what they write."""
 
 PRIVATE_BYTES_MAX = 64 << 20
 """Blocks that went round what readers hold, for each handle."""
@@ -115,13 +117,19 @@ class RingReplica(Replica):
     def limit(self) -> Extent:
         return Extent(self.shadow.tail, self.shadow.head)
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
-        part = Part.HEADER
-        if header_bytes is None:
-            has_headers = not self.missing(*extent, self.header_bytes or 1)
-            has_headers = has_headers and not _within(extent, self.private)
-            part = Part.PAYLOAD if has_headers and self.header_bytes else Part.WHOLE
-        return ReadBlocks(extent.start, extent.stop, part, self.header_bytes, park=park)
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
+        parts: dict[Part, list[Extent]] = {}
+        for extent in extents:
+            part = Part.HEADER if header_bytes is not None else self._lacking_part(extent)
+            parts.setdefault(part, []).append(extent)
+        for part, some in parts.items():
+            yield ReadBlocks(tuple(some), part, self.header_bytes, park), tuple(some)
+
+    def _lacking_part(self, extent: Extent) -> Part:
+        has_headers = self.header_bytes and not self.missing(*extent, self.header_bytes)
+        return Part.PAYLOAD if has_headers and not _within(extent, self.private) else Part.WHOLE
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         size = self._block_bytes if header_bytes is None else min(header_bytes, self._block_bytes)
@@ -144,10 +152,10 @@ class RingReplica(Replica):
         await self._need_blocks(blocks, header_bytes)
 
     def _runs(self, seqs: Sequence[int], header_bytes: int | None) -> tuple[Extent, ...]:
-        """Disjoint and in order; gaps are read through where that costs less than a request."""
+        """Disjoint and in order; gaps are read through where that costs less than a run."""
         if len(seqs) == 1:
             return (Extent(seqs[0], seqs[0] + 1),)
-        gap = int(REQUEST_OVERHEAD_BYTES / self.unit_bytes(header_bytes))
+        gap = int(RUN_BYTES / self.unit_bytes(header_bytes))
         runs = ExtentSet()
         last = -1
         for seq in sorted(seqs):
@@ -180,18 +188,18 @@ class RingReplica(Replica):
             self.moved(head, max(first, min(lag.gap.last, head - 1)) + 1)
             raise Overrun(self.info.name, Gap(first, self.shadow.tail - 1)) from None
 
-    def want(self, start: int, stop: int, depth: int | None) -> None:
-        """A reader is going to read all of this, as deep as that."""
-        limit = self.limit
-        self.fetcher.wanted(max(start, limit.start), min(stop, limit.stop), depth)
+    def want(self, blocks: Sequence[Extent], depth: int | None) -> None:
+        """A reader is going to read all of these, in order, as deep as that."""
+        tail, head = self.limit
+        self.fetcher.wanted([Extent(max(a, tail), min(b, head)) for a, b in blocks], depth)
 
-    def want_whole(self, seq: int) -> None:
-        self.want(seq, seq + 1, None)
+    def want_whole(self, seqs: Sequence[int]) -> None:
+        self.want(self._runs(seqs, None), None)
         self.settle()
 
     def will_need(self, start: int, stop: int) -> None:
         """The same, as deep as the method has it."""
-        self.want(start, stop, self.depth)
+        self.want((Extent(start, stop),), self.depth)
         self.settle()
 
     def learn(self) -> None:
@@ -244,19 +252,19 @@ class RingReplica(Replica):
 
     def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
         self.moved(header.position.head, header.position.tail)
-        arrived = self._assembler.add(header, payload) if header.count else None
+        found = self._assembler.add(header, payload) if header.runs else []
         if header.last:
             self._assembler.forget(id)
-        if arrived is None:
-            return
-        run = arrived.run
-        bad = self._store(arrived)
-        self.counts.checksum_failures += len(bad)
-        mean = sum(arrived.lengths) / run.count
-        self._block_bytes += (mean - self._block_bytes) * LEARN
-        for extent in around(run.first, run.stop, bad):
-            self.fetcher.arrived(id, *extent)
-        self._make_room(run)
+        lengths = [length for arrived in found for length in arrived.lengths]
+        if lengths:
+            self._block_bytes += (fmean(lengths) - self._block_bytes) * LEARN
+        for arrived in found:
+            run = arrived.run
+            bad = self._store(arrived)
+            self.counts.checksum_failures += len(bad)
+            for extent in around(run.first, run.stop, bad):
+                self.fetcher.arrived(id, *extent)
+            self._make_room(run)
 
     def _store(self, arrived: Arrived) -> list[int]:
         """Into the shadow; returns the blocks whose checksums are wrong."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dsm.segment import Block
 from dsm_client.announcement import Announcement
+from dsm_client.loop import background
 
 if TYPE_CHECKING:
     from dsm_client.remote import RemoteRing
@@ -43,6 +44,8 @@ class Selection:
         self._range = range(start, stop)
         self._announcement = Announcement(replica, start, stop, heads_only=True)
         self._pending: deque[int] = deque()
+        self._chosen: deque[int] = deque()
+        self._telling = False
         self._pending_max = max(1, int(PENDING_BYTES / replica.unit_bytes(None)))
 
     def seqs(self) -> Iterator[int]:
@@ -60,8 +63,18 @@ class Selection:
 
     def saw(self, head: Block) -> None:
         if self._where(head.header):
-            self._source.want_whole(head.seq)
             self._pending.append(head.seq)
+            if self._source.whole(head.seq) is None:
+                self._chosen.append(head.seq)
+                if not self._telling:
+                    self._telling = True
+                    background().call(self._tell)
+
+    def _tell(self) -> None:
+        """In the loop: what was chosen until its turn came is requested together."""
+        self._telling = False
+        chosen = [self._chosen.popleft() for _ in range(len(self._chosen))]
+        self._source.replica.want_whole(chosen)
 
     def due(self, *, at_last: bool = False) -> int | None:
         """The next block to hand out, if it has come or must be waited for."""

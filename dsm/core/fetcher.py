@@ -12,8 +12,7 @@ the `Puller`), and what is **awaited** (readers blocked on an extent).
     ended(id) / interrupted(id) ──▶ what is still missing of it is requested again
 
 `header_bytes` tells how much of each unit is meant: a number for the leading bytes of blocks,
-`None` for all of it (always `None` for pages). Of scattered extents, one request takes as many as
-its wording allows: any number of pages' runs, but one run of blocks.
+`None` for all of it (always `None` for pages). Scattered extents share requests.
 
 Invariants: a unit is never requested twice at the same depth at the same time; a request that ends
 without progress is repeated at the most `ATTEMPTS_MAX` times; every waiter is woken exactly once.
@@ -22,7 +21,7 @@ without progress is repeated at the most `ATTEMPTS_MAX` times; every waiter is w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
@@ -68,7 +67,10 @@ class Source(Protocol):
     def limit(self) -> Extent:
         """What exists and may be asked for."""
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read: ...
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterable[tuple[Read, tuple[Extent, ...]]]:
+        """What asks for these, and for which of them: one read, or one for each kind."""
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         """Expected bytes of one unit, before compression."""
@@ -166,11 +168,9 @@ class Fetcher:
         """The reader went away (deadline, close): its reads are left to arrive."""
         self._waiters.pop(token, None)
 
-    def wanted(
-        self, start: int, stop: int, header_bytes: int | None, *, park: bool = False
-    ) -> None:
+    def wanted(self, extents: Sequence[Extent], header_bytes: int | None) -> None:
         """It will surely be read: request what is missing, in order, as the window allows."""
-        self._request((Extent(start, stop),), header_bytes, Urgency.WANTED, park=park)
+        self._request(extents, header_bytes, Urgency.WANTED, park=False)
 
     def accessed(self, start: int, stop: int, now: float) -> None:
         """A reader read this; feeds the planner."""
@@ -267,8 +267,9 @@ class Fetcher:
         start, stop = request.start, request.stop
         if isinstance(error, Overrun) and start <= error.gap.last < stop - 1:
             # What lies behind the gap is still there, and was not answered.
-            self._fail((Extent(start, error.gap.last + 1),), error)
-            request.extents = (Extent(error.gap.last + 1, stop),)
+            gone = error.gap.last + 1
+            self._fail((Extent(start, gone),), error)
+            request.extents = tuple(ExtentSet(request.extents).intersection(gone, stop))
             self._repeat(request, request.attempt)
             return
         if error is not None:
@@ -375,8 +376,8 @@ class Fetcher:
             turn_bytes = request * self.puller.bulk_lanes
         if len(extents) > 1:
             units = max(units, share)
-        for batch in _batches(extents, units, max(1, int(turn_bytes / wire)), max(units, share)):
-            for read, asked in self._worded(batch, header_bytes, park):
+        for batch in batches(extents, units, max(1, int(turn_bytes / wire)), max(units, share)):
+            for read, asked in self.source.reads(batch, header_bytes, park=park):
                 id = self.puller.submit(
                     self.segment,
                     self.epoch,
@@ -392,18 +393,6 @@ class Fetcher:
                 self._requests[id] = _Request(asked, header_bytes, urgency, park, attempt, left)
                 for extent in asked:
                     self._requested_at(header_bytes).add(*extent)
-
-    def _worded(
-        self, batch: tuple[Extent, ...], header_bytes: int | None, park: bool
-    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
-        """The reads that ask for it: one where they can be joined."""
-        read = self.source.read(batch[0], header_bytes, park=park)
-        if isinstance(read, ReadPages):
-            yield replace(read, need=batch), batch
-            return
-        yield read, batch[:1]
-        for extent in batch[1:]:
-            yield self.source.read(extent, header_bytes, park=park), (extent,)
 
     def _missing(self, extent: Extent, header_bytes: int | None) -> list[Extent]:
         return self.presence.missing(extent.start, extent.stop, header_bytes)
@@ -468,15 +457,17 @@ def _overlap(units: ExtentSet, extents: Iterable[Extent]) -> bool:
     return any(units.intersection(start, stop) for start, stop in extents)
 
 
-def _batches(
-    extents: Iterable[Extent], units: int, turn_units: int, units_max: int
+def batches(
+    extents: Iterable[Extent], units: int, turn_units: int = 1, units_max: int = 0
 ) -> Iterator[tuple[Extent, ...]]:
     """Cut into pieces of `units`; a remainder of less than half of that stays with the last.
 
-    Twice as large after each turn: by then start-up has doubled what there is to divide. A turn is
-    a window; in start-up, of what somebody waits for, one piece for each lane. (Speculation comes
-    in parts of a window: doubled by turns of those, lanes would be uneven under loss.)
+    Twice as large after each turn, up to `units_max`: by then start-up has doubled what there is to
+    divide. A turn is a window; in start-up, of what somebody waits for, one piece for each lane.
+    (Speculation comes in parts of a window: doubled by turns of those, lanes would be uneven under
+    loss.)
     """
+    units_max = max(units, units_max)
     batch: list[Extent] = []
     room, passed, grown = units, 0, turn_units
     for start, end in extents:

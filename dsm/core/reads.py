@@ -32,13 +32,11 @@ class Urgency(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReadBlocks:
-    """Blocks `[first, stop)` of a ring; `park`: answer what is beyond the head when it appears."""
+    """Runs of blocks of a ring; `park`: answer what is beyond the head when it appears."""
 
-    first: int
-    stop: int
+    runs: tuple[Extent, ...]
     part: Part = Part.WHOLE
     header_bytes: int = 0
-    bytes_max: int = 0
     park: bool = False
 
 

@@ -32,6 +32,17 @@ def runs_from_pb(runs: Sequence[pb.Run]) -> tuple[Extent, ...]:
     return tuple(Extent(run.first, run.first + run.count) for run in runs)
 
 
+def block_runs_from_pb(runs: Sequence[pb.Run]) -> tuple[Extent, ...]:
+    """None of them empty, each after the one before."""
+    extents = runs_from_pb(runs)
+    free = 0
+    for start, stop in extents:
+        if not free <= start < stop:
+            raise ValueError(f"a run of blocks [{start}, {stop}), not beyond {free}")
+        free = stop
+    return extents
+
+
 def position_to_pb(position: Position) -> pb.Position:
     return pb.Position(head=position.head, tail=position.tail, version=position.version)
 
@@ -135,15 +146,10 @@ def request_to_pb(
         rate_bytes_s=rate_bytes_s,
     )
     match request.read:
-        case ReadBlocks(first, stop, part, header_bytes, bytes_max, park):
+        case ReadBlocks(runs, part, header_bytes, park):
             message.blocks.CopyFrom(
                 pb.Blocks(
-                    first=first,
-                    stop=stop,
-                    part=PARTS[part],
-                    header_bytes=header_bytes,
-                    bytes_max=bytes_max,
-                    park=park,
+                    runs=runs_to_pb(runs), part=PARTS[part], header_bytes=header_bytes, park=park
                 )
             )
         case ReadPages(version, since, need, refresh, hold):
@@ -179,16 +185,10 @@ def _read_from_pb(message: pb.PullRequest) -> Read:
     match message.WhichOneof("what"):
         case "blocks":
             blocks = message.blocks
-            if blocks.part not in PARTS_BACK or blocks.first >= blocks.stop:
-                raise ValueError(f"blocks [{blocks.first}, {blocks.stop}) part {blocks.part}")
-            return ReadBlocks(
-                blocks.first,
-                blocks.stop,
-                PARTS_BACK[blocks.part],
-                blocks.header_bytes,
-                blocks.bytes_max,
-                blocks.park,
-            )
+            runs = block_runs_from_pb(blocks.runs)
+            if blocks.part not in PARTS_BACK or not runs:
+                raise ValueError(f"{len(runs)} runs of blocks, part {blocks.part}")
+            return ReadBlocks(runs, PARTS_BACK[blocks.part], blocks.header_bytes, blocks.park)
         case "pages":
             pages = message.pages
             return ReadPages(

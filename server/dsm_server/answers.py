@@ -3,7 +3,7 @@
 An answer is made for each request of a Pull stream and asked for one frame at a time, so that
 demand reads can go between the frames of bulk.
 
-    blocks   whole:    one copy of rows, one of the ring's memory, whatever the number of blocks
+    blocks   whole:    of each run one copy of rows, one of the ring's memory
              header:   rows, and the first bytes of each
              payload:  rows, and the rest of each
              a block larger than a frame comes alone, in several
@@ -13,6 +13,7 @@ demand reads can go between the frames of bulk.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from dsm.codec import Buffer
@@ -34,6 +35,10 @@ PAGE_ROW_BYTES = 12
 ROWS_SHARE = 4
 """Rows take at the most a quarter of a frame, so that data always has room."""
 
+RUNS_MAX = 256
+"""Of blocks, in a frame. Each takes some tens of microseconds to copy, and nobody else is served
+meanwhile."""
+
 BYTES_MAX = 64 << 20
 """One exact read is copied whole before it is sent, so that it is of one version."""
 
@@ -47,15 +52,14 @@ class Frame:
 
 
 class BlocksAnswer:
-    """Blocks `[first, stop)` of a ring, from wherever it has come to."""
+    """Runs of blocks of a ring, as far as it has come."""
 
     def __init__(self, exported: Exported, read: ReadBlocks) -> None:
         self._exported = exported
         self._ring = exported.ring
         self._read = read
-        self._at = read.first
+        self._todo = deque(read.runs)
         self._offset = 0
-        self._bytes_left = read.bytes_max or 1 << 62
         self._header_bytes = max(read.header_bytes, exported.info.header_bytes)
 
     def next_frame(self, frame_bytes: int) -> Frame | None:
@@ -63,48 +67,66 @@ class BlocksAnswer:
 
         Raises `Overrun` with the blocks of this read that are gone.
         """
-        tail, head = self._ring.tail, self._ring.head
-        if self._at < tail:
-            last = min(tail, self._read.stop) - 1
-            raise Overrun(self._exported.info.name, Gap(self._at, last))
-        stop = min(self._read.stop, head, self._at + frame_bytes // ROWS_SHARE // ROW_BYTES)
-        if self._at >= stop:
-            if self._read.park and self._at < self._read.stop:
-                return None
-            return Frame(pb.FrameHeader(last=True))
-        room = frame_bytes - (stop - self._at) * ROW_BYTES
-        if self._part_bytes(self._at) > room:
-            return self._slice(frame_bytes - ROW_BYTES)
-        run = self._copy(stop, min(room, self._bytes_left))
-        self._at += run.count
-        self._bytes_left -= len(run.data)
-        return Frame(self._header(run.first, run.count, len(run.rows)), (run.rows, run.data))
+        found: list[BlockRun] = []
+        room = frame_bytes
+        while self._todo and len(found) < RUNS_MAX:
+            start, stop = self._todo[0]
+            stop = min(stop, self._ring.head, start + room // ROWS_SHARE // ROW_BYTES)
+            if start >= stop:
+                break
+            self._check_tail(start)
+            left = room - (stop - start) * ROW_BYTES
+            if self._part_bytes(start) > left:
+                if found:
+                    break
+                return self._slice(start, frame_bytes - ROW_BYTES)
+            run = self._copy(start, stop, left)
+            found.append(run)
+            self._passed(run.stop)
+            room -= len(run.rows) + len(run.data)
+        if found:
+            rows, data = [run.rows for run in found], [run.data for run in found]
+            header = self._header([Extent(run.first, run.stop) for run in found])
+            header.rows_bytes = sum(map(len, rows))
+            return Frame(header, (*rows, *data))
+        return None if self._todo and self._read.park else Frame(pb.FrameHeader(last=True))
 
-    def _copy(self, stop: int, bytes_max: int) -> BlockRun:
+    def _check_tail(self, start: int) -> None:
+        tail = self._ring.tail
+        if start < tail:
+            last = min(tail, self._todo[-1].stop) - 1
+            raise Overrun(self._exported.info.name, Gap(start, last))
+
+    def _passed(self, stop: int) -> None:
+        """What lies before `stop` was sent."""
+        end = self._todo.popleft().stop
+        if stop < end:
+            self._todo.appendleft(Extent(stop, end))
+
+    def _copy(self, start: int, stop: int, bytes_max: int) -> BlockRun:
         match self._read.part:
             case Part.WHOLE:
-                return self._ring.copy_blocks(self._at, stop, bytes_max)
+                return self._ring.copy_blocks(start, stop, bytes_max)
             case Part.HEADER:
-                return self._ring.copy_heads(self._at, stop, self._header_bytes, bytes_max)
+                return self._ring.copy_heads(start, stop, self._header_bytes, bytes_max)
             case Part.PAYLOAD:
-                return self._ring.copy_bodies(self._at, stop, self._header_bytes, bytes_max)
+                return self._ring.copy_bodies(start, stop, self._header_bytes, bytes_max)
 
-    def _slice(self, room: int) -> Frame:
+    def _slice(self, seq: int, room: int) -> Frame:
         """A piece of a block that is larger than a frame; the first piece has its row."""
-        seq, offset = self._at, self._offset
+        offset = self._offset
         start, stop = self._bounds(self._ring.descriptor(seq).length)
         upto = min(start + offset + room, stop)
         piece = bytes(self._ring.block(seq).data[start + offset : upto])
         if self._ring.tail > seq:
             raise Overrun(self._exported.info.name, Gap(seq, seq))
         rows = b"" if offset else self._ring.copy_heads(seq, seq + 1, 0, 1).rows
-        header = self._header(seq, 1, len(rows))
-        header.offset = offset
         self._offset = offset + len(piece)
         if upto == stop:
-            self._at, self._offset = seq + 1, 0
-            self._bytes_left -= stop - start
-        header.last = self._is_done
+            self._passed(seq + 1)
+            self._offset = 0
+        header = self._header([Extent(seq, seq + 1)])
+        header.rows_bytes, header.offset = len(rows), offset
         return Frame(header, (rows, piece))
 
     def _bounds(self, length: int) -> tuple[int, int]:
@@ -124,15 +146,11 @@ class BlocksAnswer:
 
     @property
     def _is_done(self) -> bool:
-        if self._at >= self._read.stop or self._bytes_left <= 0:
-            return True
-        return not self._read.park and self._at >= self._ring.head
+        return not self._todo or not (self._read.park or self._todo[0].start < self._ring.head)
 
-    def _header(self, first: int, count: int, rows_bytes: int) -> pb.FrameHeader:
+    def _header(self, runs: list[Extent]) -> pb.FrameHeader:
         return pb.FrameHeader(
-            first=first,
-            count=count,
-            rows_bytes=rows_bytes,
+            runs=runs_to_pb(runs),
             header_bytes=self._header_bytes,
             part=PARTS[self._read.part],
             last=self._is_done,
@@ -174,7 +192,7 @@ class PagesAnswer:
             self._is_first = False
         pages = max(1, frame_bytes // (self._page_bytes + PAGE_ROW_BYTES))
         found = snapshot.copy_pages(self._next_runs(pages))
-        header.pages.extend(runs_to_pb(found.runs))
+        header.runs.extend(runs_to_pb(found.runs))
         header.rows_bytes = len(found.versions) + len(found.crcs)
         header.last = not self._todo
         return Frame(header, (found.versions, found.crcs, found.data))
@@ -278,7 +296,7 @@ def _first_read(exported: Exported, bytes_max: int, at: int | None) -> Read | No
             return None
         if exported.ring.descriptor(seq).length > bytes_max:
             return None
-        return ReadBlocks(seq, seq + 1, Part.WHOLE, info.header_bytes)
+        return ReadBlocks((Extent(seq, seq + 1),), Part.WHOLE, info.header_bytes)
     first = (at or 0) // info.page_bytes
     stop = min(info.pages, first + bytes_max // (info.page_bytes + PAGE_ROW_BYTES))
     if not 0 <= first < stop:

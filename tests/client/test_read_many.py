@@ -110,6 +110,36 @@ def test_awaited_and_mapped(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("map_local", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_whole_blocks_of_a_list(
+    shared_node: NodeProcess, dial: Dial, ring: str, method: str, map_local: bool
+) -> None:
+    handle = dial(shared_node, map_local=map_local).open(ring, access=method)
+    for seqs in ([5, 900, 6, 5, 1400], [*range(0, BLOCKS, 10)], [-1]):
+        for _ in range(2):
+            blocks = handle.read_many(seqs, whole=True)
+            assert [bytes(block.data) for block in blocks] == [content(s % BLOCKS) for s in seqs]
+
+
+def test_payloads_after_headers_share_requests(
+    shared_node: NodeProcess, dial: Dial, ring: str
+) -> None:
+    session = dial(shared_node, compress=False)
+    handle = session.open(ring, access="hybrid")
+    assert all(len(block.header) == HEADER for block in handle.blocks())
+    wire = Wire(session)
+    blocks = handle.read_many(range(3, BLOCKS, 10), whole=True)
+    assert all(bytes(block.payload) == content(block.seq)[HEADER:] for block in blocks)
+    moved = wire()
+    assert moved["requests"] <= 40, "not one for each of the 200"
+    assert moved["bytes_received"] < 200 * (PAYLOAD + 60)
+    assert [bytes(b.payload) for b in handle.read_many([3, 13])] == [
+        content(seq)[HEADER:] for seq in (3, 13)
+    ]
+    assert wire()["requests"] == 0
+
+
 @pytest.mark.parametrize("local", [False, True])
 def test_bad_lists_say_where(
     shared_node: NodeProcess, dial: Dial, region: RegionWriter, ring: str, local: bool

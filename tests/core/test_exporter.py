@@ -9,13 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dsm.core.exporter import DuplicateRequest, Exporter, TooManyRequests
 from dsm.core.reads import ReadBlocks, Request, Urgency
+from dsm.model import Extent
 
 REQUESTS_MAX = 5
 SEGMENTS = st.sampled_from("ab")
 
 
 def request(id: int, segment: str = "a", urgency: Urgency = Urgency.AWAITED) -> Request:
-    return Request(id, segment, 1, ReadBlocks(0, 10, park=True), urgency)
+    return Request(id, segment, 1, ReadBlocks((Extent(0, 10),), park=True), urgency)
 
 
 class Exporting(RuleBasedStateMachine):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dsm.core.extents import ExtentSet
-from dsm.core.fetcher import ATTEMPTS_MAX, EXTENTS_MAX, PIECES_PER_LANE, Fetcher, _batches
+from dsm.core.fetcher import ATTEMPTS_MAX, EXTENTS_MAX, PIECES_PER_LANE, Fetcher, batches
 from dsm.core.path import PathEstimator
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.puller import Puller, Send
@@ -40,8 +42,10 @@ class Shadow:
     def limit(self) -> Extent:
         return Extent(self.tail, HEAD)
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
-        return ReadBlocks(*extent, header_bytes=header_bytes or 0, park=park)
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
+        yield ReadBlocks(extents, header_bytes=header_bytes or 0, park=park), extents
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         return float(BLOCK if header_bytes is None else header_bytes + 40)
@@ -59,7 +63,7 @@ class Fetching(RuleBasedStateMachine):
             self.puller, PrefetchPlanner(), self.shadow, self.shadow, "s", 1, owner=self
         )
         self.sent: dict[int, tuple[int, Request]] = {}
-        self.at: dict[int, int] = {}  # how far each request was answered
+        self.todo: dict[int, ExtentSet] = {}  # what of each request was not answered
         self.waiting: dict[int, tuple[list[Extent], int | None]] = {}
         self.next_token = 1
 
@@ -87,7 +91,7 @@ class Fetching(RuleBasedStateMachine):
 
     @rule(start=st.integers(0, HEAD - 1), length=st.integers(1, 30), depth=DEPTHS)
     def want(self, start: int, length: int, depth: int | None) -> None:
-        self.fetcher.wanted(start, min(HEAD, start + length), depth)
+        self.fetcher.wanted((Extent(start, min(HEAD, start + length)),), depth)
 
     @rule(start=st.integers(0, HEAD - 1), depth=DEPTHS)
     def read_ahead(self, start: int, depth: int | None) -> None:
@@ -116,7 +120,7 @@ class Fetching(RuleBasedStateMachine):
                 read = action.request.read
                 assert isinstance(read, ReadBlocks)
                 self.sent[action.request.id] = (action.lane, action.request)
-                self.at[action.request.id] = read.first
+                self.todo[action.request.id] = ExtentSet(read.runs)
 
     def _one(self, data: st.DataObject) -> Request:
         return self.sent[data.draw(st.sampled_from(sorted(self.sent)))][1]
@@ -125,18 +129,16 @@ class Fetching(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 8), good=st.booleans())
     def answer(self, data: st.DataObject, count: int, good: bool) -> None:
         request = self._one(data)
-        read = request.read
-        assert isinstance(read, ReadBlocks)
-        first = self.at[request.id]
-        stop = min(read.stop, first + count)
-        self.at[request.id] = stop
+        todo = self.todo[request.id]
         self.now += 0.01
         self.puller.frame_arrived(request.id, BLOCK, self.now)
         live = self.puller.owner(request.id) is not None
-        if good and live:
-            self._fill(first, stop, self._depth(request))
-            self.fetcher.arrived(request.id, first, stop)
-        if stop == read.stop:
+        for run in next(batches(list(todo), count)):
+            todo.discard(*run)
+            if good and live:
+                self._fill(*run, self._depth(request))
+                self.fetcher.arrived(request.id, *run)
+        if not todo.total:
             self._end(request, None)
         self._settle()
 
@@ -157,13 +159,12 @@ class Fetching(RuleBasedStateMachine):
     def lap(self, data: st.DataObject, by: int) -> None:
         """The tail moves into a request: those before it are told, those behind it are not."""
         request = self._one(data)
-        read = request.read
-        assert isinstance(read, ReadBlocks)
-        self.shadow.tail = min(HEAD, max(self.shadow.tail, read.first + by))
-        last = min(self.shadow.tail, read.stop) - 1
-        if last < self.at[request.id]:
+        first, stop = self.todo[request.id].first or 0, self.todo[request.id].last or 0
+        self.shadow.tail = min(HEAD, max(self.shadow.tail, first + by))
+        last = min(self.shadow.tail, stop + 1) - 1
+        if last < first:
             return
-        self._end(request, Overrun("s", Gap(self.at[request.id], last)))
+        self._end(request, Overrun("s", Gap(first, last)))
         self._settle()
 
     @rule(lane=st.integers(0, 1))
@@ -237,7 +238,7 @@ def test_an_interruption_never_fetches_again_what_has_arrived() -> None:
     puller.lane_opened(1, 0.0)
     (again,) = _sends(puller)
     assert isinstance(again.read, ReadBlocks)
-    assert (again.read.first, again.read.stop) == (4, 6)
+    assert again.read.runs == (Extent(4, 6),)
     assert again.urgency is Urgency.AWAITED
 
 
@@ -273,15 +274,17 @@ def test_no_progress_is_told_after_some_attempts() -> None:
 
 def test_an_overrun_is_told_only_to_those_before_the_tail() -> None:
     fetcher, puller, shadow = _fetcher()
-    fetcher.awaited(1, 2, 3, None)
-    fetcher.wanted(3, 20, None)
-    requests = _sends(puller)
-    long = max(requests, key=lambda r: r.read.stop - r.read.first)  # type: ignore[union-attr]
+    fetcher.awaited_all(1, (Extent(2, 3), Extent(4, 5), Extent(8, 9)), None)
     fetcher.awaited(2, 10, 11, None)
+    fetcher.awaited(3, 8, 9, None)
+    listed, _ = _sends(puller)
     shadow.tail = 6
-    puller.finished(long.id, 0.0)
-    fetcher.ended(long.id, Overrun("s", Gap(3, 5)))
-    assert 2 not in [token for token, _ in fetcher.woken]
+    puller.finished(listed.id, 0.0)
+    fetcher.ended(listed.id, Overrun("s", Gap(2, 5)))
+    assert [token for token, _ in fetcher.woken] == [1]
+    (again,) = _sends(puller)
+    assert isinstance(again.read, ReadBlocks)
+    assert again.read.runs == (Extent(8, 9),), "what lies behind the gap was not answered"
 
 
 def test_a_reader_is_woken_once() -> None:
@@ -300,8 +303,10 @@ def test_a_reader_is_woken_once() -> None:
 class Pages(Shadow):
     """Presence and source of a region."""
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
-        return ReadPages(1, 1, need=(extent,))
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
+        yield ReadPages(1, 1, need=extents), extents
 
 
 def test_scattered_pages_share_requests_and_their_reader_waits_for_all() -> None:
@@ -329,7 +334,7 @@ def test_what_a_list_shares_with_requests_under_way_is_not_asked_for_again() -> 
     fetcher, puller, _ = _fetcher()
     pages = Pages()
     fetcher.presence = fetcher.source = pages
-    fetcher.wanted(10, 20, None)
+    fetcher.wanted((Extent(10, 20),), None)
     before = _sends(puller)
     fetcher.awaited_all(1, [Extent(5, 6), Extent(12, 15), Extent(19, 21)], None)
     (request,) = _sends(puller)
@@ -418,8 +423,11 @@ class Long(Shadow):
     def limit(self) -> Extent:
         return Extent(0, self.size)
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
-        return ReadBytes(extent.start, extent.length)
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
+        (extent,) = extents
+        yield ReadBytes(extent.start, extent.length), extents
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         return 1.0
@@ -435,10 +443,10 @@ def test_batches_hold_everything_once_in_order(
     units: set[int], size: int, turn: int, most: int
 ) -> None:
     extents = list(ExtentSet((unit, unit + 1) for unit in sorted(units)))
-    batches = list(_batches(extents, size, turn, max(size, most)))
-    told = [unit for batch in batches for extent in batch for unit in range(*extent)]
+    pieces = list(batches(extents, size, turn, max(size, most)))
+    told = [unit for batch in pieces for extent in batch for unit in range(*extent)]
     assert told == sorted(units)
-    sizes = [sum(extent.length for extent in batch) for batch in batches]
+    sizes = [sum(extent.length for extent in batch) for batch in pieces]
     assert all(0 < found <= max(size, most) * 3 // 2 for found in sizes)
-    assert all(len(batch) <= EXTENTS_MAX for batch in batches)
+    assert all(len(batch) <= EXTENTS_MAX for batch in pieces)
     assert all(found >= size for found in sizes[:-1])

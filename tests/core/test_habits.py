@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dsm.core.fetcher import AHEAD, Fetcher
 from dsm.core.habits import REMEMBERED, Habits
 from dsm.core.path import PathEstimator
@@ -23,8 +25,10 @@ class Pages:
     def missing(self, start: int, stop: int, header_bytes: int | None) -> list[Extent]:
         return [Extent(start, stop)] if start < stop else []
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
-        return ReadPages(1, (extent,), ())
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
+        yield ReadPages(1, 1, extents), extents
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         return float(PAGE)

@@ -84,9 +84,9 @@ def _set(**fields: Any) -> Callable[[pb.FrameHeader], None]:
                 header.status.CopyFrom(value)
             elif name == "changed":
                 header.changed.extend(value)
-            elif name == "pages":
-                header.ClearField("pages")
-                header.pages.extend(pb.Run(first=first, count=count) for first, count in value)
+            elif name == "runs":
+                header.ClearField("runs")
+                header.runs.extend(pb.Run(first=first, count=count) for first, count in value)
             else:
                 setattr(header, name, value)
 
@@ -111,7 +111,10 @@ LIES: dict[str, Lie] = {
     "part": headed(_set(part=9)),
     "offset": headed(_set(offset=HUGE)),
     "version": headed(_set(version=HUGE)),
-    "no pages": headed(_set(pages=[])),
+    "no runs": headed(_set(runs=[])),
+    "runs elsewhere": headed(_set(runs=[(HUGE, 1)])),
+    "too long a run": headed(_set(runs=[(0, HUGE)])),
+    "an empty run": headed(_set(runs=[(7, 0)])),
     "tail beyond head": headed(_set(position=pb.Position(head=3, tail=9))),
     "huge position": headed(_set(position=pb.Position(head=HUGE, tail=HUGE - 1, version=HUGE))),
     "changed": headed(_set(changed=[pb.Run(first=HUGE, count=HUGE)])),
@@ -184,7 +187,7 @@ def test_lies_of_several_runs(
 ) -> None:
     """Two pages come in one frame; no other than these are believed to be here afterwards."""
     region = dial(node).open("region", access="copy_once")
-    wrong = {"pages": PAGE_LIES[name]} if name in PAGE_LIES else {}
+    wrong = {"runs": PAGE_LIES[name]} if name in PAGE_LIES else {}
     lies(headed(_set(**wrong), cut=not wrong), 1)
     ranges = [(page * 4096, 10) for page in (9, 14)]  # beyond what the description brings
     with pytest.raises(MalformedMessage, match=r"lies: .*(pages|runs)"):

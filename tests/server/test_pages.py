@@ -72,7 +72,7 @@ def test_frames_hold_what_was_asked_for(
             header = frame.header
             assert list(runs_from_pb(header.changed)) == ([] if number else list(CHANGED))
             versions, crcs, data = frame.pieces
-            here = [page for run in runs_from_pb(header.pages) for page in range(*run)]
+            here = [page for run in runs_from_pb(header.runs) for page in range(*run)]
             content = [view[page * PAGE : (page + 1) * PAGE] for page in here]
             assert data == b"".join(content)
             assert array("I", crcs).tolist() == [crc32c(page) for page in content]

@@ -210,14 +210,19 @@ class Handle:
     def limit(self) -> Extent:
         return Extent(0, self.head)
 
-    def read(self, extent: Extent, header_bytes: int | None, *, park: bool) -> Read:
+    def reads(
+        self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
+    ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
         if self.segment.kind == "region":
-            return ReadPages(1, 1, need=(extent,), hold=True)
-        part = Part.HEADER
-        if header_bytes is None:
+            yield ReadPages(1, 1, need=extents, hold=True), extents
+            return
+        parts: dict[Part, list[Extent]] = {}
+        for extent in extents:
             has_headers = self.depth and self.headers.covers(*extent)
             part = Part.PAYLOAD if has_headers else Part.WHOLE
-        return ReadBlocks(extent.start, extent.stop, part, self.depth or 0, park=park)
+            parts.setdefault(Part.HEADER if header_bytes is not None else part, []).append(extent)
+        for part, some in parts.items():
+            yield ReadBlocks(tuple(some), part, self.depth or 0, park), tuple(some)
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         size = self.segment.unit_bytes if header_bytes is None else header_bytes
@@ -272,10 +277,11 @@ class Handle:
 
     def frame(self, frame: Frame) -> None:
         self.head = max(self.head, frame.head)
-        self.arrived_units += frame.stop - frame.first
         held = self.headers if frame.part is Part.HEADER else self.present
-        held.add(frame.first, frame.stop)
-        self.fetcher.arrived(frame.id, frame.first, frame.stop)
+        for run in frame.runs:
+            self.arrived_units += run.length
+            held.add(*run)
+            self.fetcher.arrived(frame.id, *run)
         if frame.last:
             self.fetcher.ended(frame.id)
         self._settle()

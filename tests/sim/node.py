@@ -16,6 +16,7 @@ from tests.sim.tcp import Connection, Control, Downlink
 
 FRAME_BYTES_MAX = 1 << 20
 FRAME_HEADER_BYTES = 48
+RUN_BYTES = 10
 ROW_BYTES = {"ring": 40, "region": 12}
 REQUESTS_MAX = 1024
 
@@ -46,12 +47,11 @@ class Segment:
 
 @dataclass(slots=True)
 class Frame:
-    """Units [first, stop) of one request's answer."""
+    """Units of one request's answer."""
 
     to: Callable[[Frame], None]
     id: int
-    first: int
-    stop: int
+    runs: list[Extent]
     part: Part
     wire_bytes: int
     decoded_bytes: int
@@ -69,6 +69,21 @@ class _Answer:
     todo: list[Extent]
     part: Part
     park: bool
+
+    def take(self, units: int) -> list[Extent]:
+        """What is there of the next `units`."""
+        runs = []
+        while self.todo and units:
+            start, end = self.todo[0]
+            stop = min(end, self.segment.units, start + units)
+            if start >= stop:
+                break
+            runs.append(Extent(start, stop))
+            units -= stop - start
+            self.todo[0] = Extent(stop, end)
+            if stop == end:
+                del self.todo[0]
+        return runs
 
 
 @dataclass
@@ -91,8 +106,8 @@ class Lane:
         match request.read:
             case ReadPages(need=need):
                 answer = _Answer(segment, list(need), Part.WHOLE, False)
-            case ReadBlocks(first=first, stop=stop, part=part, park=park):
-                answer = _Answer(segment, [Extent(first, stop)], part, park)
+            case ReadBlocks(runs=runs, part=part, park=park):
+                answer = _Answer(segment, list(runs), part, park)
             case other:
                 raise AssertionError(other)
         self._answers[request.id] = answer
@@ -116,17 +131,13 @@ class Lane:
     def _frame(self, serve: Serve) -> Frame | None:
         id = serve.request.id
         answer = self._answers[id]
-        segment, extent = answer.segment, answer.todo[0]
-        stop = min(extent.stop, segment.units)
-        if extent.start >= stop and answer.park:
+        segment = answer.segment
+        each = segment.wire_bytes(answer.part)
+        runs = answer.take(max(1, FRAME_BYTES_MAX // each))
+        if not runs and answer.park:
             self.exporter.parked(id)
             return None
-        each = segment.wire_bytes(answer.part)
-        stop = min(stop, extent.start + max(1, FRAME_BYTES_MAX // each))
-        answer.todo[0] = Extent(stop, extent.stop)
-        if stop == extent.stop:
-            del answer.todo[0]
-        decoded_bytes = (stop - extent.start) * each
+        decoded_bytes = sum(run.length for run in runs) * each
         last = not answer.todo
         if last:
             self.exporter.ended(id)
@@ -136,10 +147,9 @@ class Lane:
         return Frame(
             self.deliver,
             id,
-            extent.start,
-            stop,
+            runs,
             answer.part,
-            int(decoded_bytes * segment.wire_ratio) + FRAME_HEADER_BYTES,
+            int(decoded_bytes * segment.wire_ratio) + FRAME_HEADER_BYTES + RUN_BYTES * len(runs),
             decoded_bytes,
             last,
             serve.was_parked,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsm.core.extents import ExtentSet
 from dsm.core.reads import Part, ReadBlocks, ReadBytes, ReadPages, Request, Urgency
 from dsm.errors import InvalidName
 from dsm.model import Event, Extent, Kind, Position, SegmentInfo
@@ -38,12 +39,10 @@ infos = st.builds(
 )
 reads = st.one_of(
     st.builds(
-        lambda a, n, part, header, limit, park: ReadBlocks(a, a + n + 1, part, header, limit, park),
-        u63,
-        u32,
+        ReadBlocks,
+        runs.map(lambda them: tuple(ExtentSet(them))).filter(bool),
         st.sampled_from(Part),
         u32,
-        u63,
         st.booleans(),
     ),
     st.builds(ReadPages, u63, u63, runs, runs, st.booleans()),
@@ -108,9 +107,11 @@ def _request(**fields: object) -> pb.PullRequest:
     [
         _request(id=0),
         pb.PullRequest(id=1, segment="a"),
-        _request(blocks=pb.Blocks(first=5, stop=5)),
-        _request(blocks=pb.Blocks(first=6, stop=5)),
-        _request(blocks=pb.Blocks(stop=5, part=7)),  # type: ignore[arg-type]
+        _request(blocks=pb.Blocks()),
+        _request(blocks=pb.Blocks(runs=[pb.Run(first=5, count=0)])),
+        _request(blocks=pb.Blocks(runs=[pb.Run(first=5, count=3), pb.Run(first=7, count=1)])),
+        _request(blocks=pb.Blocks(runs=[pb.Run(count=5)], part=7)),  # type: ignore[arg-type]
+        _request(blocks=pb.Blocks(runs=[pb.Run(first=n, count=1) for n in range(4097)])),
         _request(pages=pb.Pages(need=[pb.Run(first=1, count=1)] * (convert.RUNS_MAX + 1))),
         _request(cancel=pb.Cancel()),
     ],

@@ -30,7 +30,7 @@ headers = st.builds(
     changed=st.lists(runs, max_size=3),
     offset=u64,
     parked=st.booleans(),
-    pages=st.lists(runs, max_size=3),
+    runs=st.lists(runs, max_size=3),
 )
 payloads = st.lists(st.binary(max_size=300), max_size=4)
 

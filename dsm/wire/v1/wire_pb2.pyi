@@ -786,39 +786,33 @@ Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
 
 @_typing.final
 class Blocks(_message.Message):
-    """Blocks [first, stop) of a ring."""
+    """Blocks of a ring."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FIRST_FIELD_NUMBER: _builtins.int
-    STOP_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
     PART_FIELD_NUMBER: _builtins.int
     HEADER_BYTES_FIELD_NUMBER: _builtins.int
-    BYTES_MAX_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
-    first: _builtins.int
-    stop: _builtins.int
     part: Global___Part.ValueType
     header_bytes: _builtins.int
-    bytes_max: _builtins.int
-    """The answer ends, with `last`, before it would exceed this; but it holds one block at the least.
-    0: no limit.
-    """
     park: _builtins.bool
     """What is beyond the head is answered when it appears; without, the answer ends at the head."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
+        """Not empty; ascending and disjoint."""
+
     def __init__(
         self,
         *,
-        first: _builtins.int = ...,
-        stop: _builtins.int = ...,
+        runs: _abc.Iterable[Global___Run] | None = ...,
         part: Global___Part.ValueType = ...,
         header_bytes: _builtins.int = ...,
-        bytes_max: _builtins.int = ...,
         park: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "first", b"first", "header_bytes", b"header_bytes", "park", b"park", "part", b"part", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header_bytes", b"header_bytes", "park", b"park", "part", b"part", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -947,9 +941,9 @@ class PullFrame(_message.Message):
     payload: _builtins.bytes
     """Rows, then data, as one; compressed as one by `codec`.
       blocks: rows are 40 bytes a block as in the segment file: seq u64, pos u64, timestamp_ns u64,
-              length u32, flags u32, head_crc u32, body_crc u32. Data is, for WHOLE, the ring's
-              memory from the first block's pos to the last one's end (blocks start at multiples of
-              8); for HEADER and PAYLOAD, those parts one after the other.
+              length u32, flags u32, head_crc u32, body_crc u32. Data is, for WHOLE, of each run
+              the ring's memory from its first block's pos to its last one's end (blocks start at
+              multiples of 8); for HEADER and PAYLOAD, those parts. All one after the other.
       pages:  rows are a u64 page version for each page of all runs, then a u32 CRC-32C for each;
               data is the pages.
       bytes:  no rows.
@@ -991,13 +985,13 @@ class FrameHeader(_message.Message):
     PART_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
-    PAGES_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     last: _builtins.bool
     """No more frames for this request."""
     epoch: _builtins.int
     first: _builtins.int
-    """Blocks in this frame: [first, first + count). Bytes: the offset and the length."""
+    """Bytes: the offset and the length."""
     count: _builtins.int
     rows_bytes: _builtins.int
     """Leading part of the payload, after decompression."""
@@ -1026,8 +1020,8 @@ class FrameHeader(_message.Message):
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
     @_builtins.property
-    def pages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
-        """Pages in this frame: runs of one page or more, ascending and disjoint."""
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
+        """Blocks or pages in this frame: runs of one or more, ascending and disjoint."""
 
     def __init__(
         self,
@@ -1048,11 +1042,11 @@ class FrameHeader(_message.Message):
         part: Global___Part.ValueType = ...,
         offset: _builtins.int = ...,
         parked: _builtins.bool = ...,
-        pages: _abc.Iterable[Global___Run] | None = ...,
+        runs: _abc.Iterable[Global___Run] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "pages", b"pages", "parked", b"parked", "part", b"part", "position", b"position", "rows_bytes", b"rows_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "codec", b"codec", "count", b"count", "decoded_bytes", b"decoded_bytes", "epoch", b"epoch", "first", b"first", "header_bytes", b"header_bytes", "id", b"id", "last", b"last", "offset", b"offset", "parked", b"parked", "part", b"part", "position", b"position", "rows_bytes", b"rows_bytes", "runs", b"runs", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

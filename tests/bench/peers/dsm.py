@@ -15,7 +15,6 @@ from ..data import ARRAYS, BLOCK_BYTES, HEADER_BYTES, Extent
 from .interface import Buffer, Peer, Reader, Running, paced, register, serves
 
 LIVE_BYTES = 64 << 20
-PAYLOADS_AT_A_TIME = 64
 
 
 def produce(folder: str, _host: str, _port: int, rate_hz: float, count: int, length: int) -> None:
@@ -141,16 +140,8 @@ class DsmReader(Reader):
             yield block.header
 
     def payloads(self, seqs: Sequence[int]) -> Iterator[Buffer]:
-        from concurrent.futures import ThreadPoolExecutor
-
-        ring = self._ring()
-
-        def payload(seq: int) -> Buffer:
-            view: memoryview = ring.read(seq).payload
-            return view
-
-        with ThreadPoolExecutor(PAYLOADS_AT_A_TIME) as pool:
-            yield from pool.map(payload, seqs)
+        for block in self._ring().read_many(seqs, whole=True):
+            yield block.payload
 
     def tail(self, count: int) -> Iterator[tuple[Buffer, int]]:
         ring = self._open("live")
