@@ -370,7 +370,7 @@ class Fetcher:
         wire = unit * self.puller.received(self.segment).ratio
         most, request = int(REQUEST_BYTES_MAX / unit), self.puller.request_bytes
         units = total if park else max(1, min(int(request / wire), most))
-        share = min(most, total // (PIECES_PER_LANE * self.puller.bulk_lanes))
+        share = min(most, -(-total // (PIECES_PER_LANE * self.puller.bulk_lanes)))
         turn_bytes = self.puller.window_bytes
         if self.puller.path.in_startup and urgency is not Urgency.SPECULATIVE:
             turn_bytes = request * self.puller.bulk_lanes
