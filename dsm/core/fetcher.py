@@ -191,8 +191,7 @@ class Fetcher:
 
         `park_units`: how far beyond the head of a live ring it may reach.
         """
-        for extent in self.planner.stale():
-            self.cancel(extent, now)
+        self.cancel(self.planner.stale(), now)
         path = self.puller.path.estimate(now)
         unit = self.source.unit_bytes(header_bytes)
         limit = self.source.limit
@@ -212,9 +211,10 @@ class Fetcher:
             usual_units=int(min(window, self.usual_bytes / unit)),
             delay_s=path.rtt_s,
         )
-        for extent in plan:
-            self._speculated.add(extent.start, extent.stop)
-            self._request((extent,), header_bytes, Urgency.SPECULATIVE, park=park_units > 0)
+        for extents in _ascending(plan):
+            for extent in extents:
+                self._speculated.add(*extent)
+            self._request(extents, header_bytes, Urgency.SPECULATIVE, park=park_units > 0)
 
     def _follow_habits(self, limit: Extent, unit_bytes: float) -> None:
         first = self.planner.first
@@ -225,15 +225,19 @@ class Fetcher:
         left = first.start - limit.start if first.backward else limit.stop - first.stop
         self._run.bytes = first.run_units * unit_bytes if left > 0 else inf
 
-    def cancel(self, extent: Extent, now: float) -> None:
-        """Drop speculative requests that lie within `extent`."""
+    def cancel(self, stale: Sequence[Extent], now: float) -> None:
+        """Drop speculative requests of which nothing else than this is still to come."""
+        if not stale:
+            return
+        units = ExtentSet(stale)
         for id, request in list(self._requests.items()):
-            inside = extent.start <= request.start and request.stop <= extent.stop
+            inside = all(units.covers(*extent) for extent in request.left)
             if inside and request.urgency is Urgency.SPECULATIVE and not self._is_awaited(request):
                 self._forget(id)
                 self.puller.cancel(id, now)
-        self._speculated.discard(extent.start, extent.stop)  # charged by whom found it stale
-        self.ahead.deserted(extent.start, extent.stop)
+        for extent in stale:
+            self._speculated.discard(*extent)  # charged by whom found it stale
+            self.ahead.deserted(*extent)
 
     def dropped(self, extent: Extent) -> None:
         """The shadow had no room for this any more; what of it was never read was wasted."""
@@ -370,13 +374,14 @@ class Fetcher:
         wire = unit * self.puller.received(self.segment).ratio
         most, request = int(REQUEST_BYTES_MAX / unit), self.puller.request_bytes
         units = total if park else max(1, min(int(request / wire), most))
-        share = min(most, -(-total // (PIECES_PER_LANE * self.puller.bulk_lanes)))
+        pieces = PIECES_PER_LANE * self.puller.bulk_lanes
         turn_bytes = self.puller.window_bytes
         if self.puller.path.in_startup and urgency is not Urgency.SPECULATIVE:
             turn_bytes = request * self.puller.bulk_lanes
-        if len(extents) > 1:
-            units = max(units, share)
-        for batch in batches(extents, units, max(1, int(turn_bytes / wire)), max(units, share)):
+        if len(extents) > 1 and urgency is Urgency.AWAITED:
+            units = max(units, min(most, -(-total // pieces)))
+        share = min(most, total // pieces)
+        for batch in batches(extents, units, max(1, int(turn_bytes / wire)), share):
             for read, asked in self.source.reads(batch, header_bytes, park=park):
                 id = self.puller.submit(
                     self.segment,
@@ -455,6 +460,18 @@ class Fetcher:
 
 def _overlap(units: ExtentSet, extents: Iterable[Extent]) -> bool:
     return any(units.intersection(start, stop) for start, stop in extents)
+
+
+def _ascending(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """As few lists as keep the order: one for whoever goes forward, one for each piece backward."""
+    run: list[Extent] = []
+    for extent in extents:
+        if run and extent.start < run[-1].stop:
+            yield run
+            run = []
+        run.append(extent)
+    if run:
+        yield run
 
 
 def batches(

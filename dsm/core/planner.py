@@ -46,7 +46,7 @@ AHEAD_PER_RUN_ON_CREDIT = 16
 CREDIT_PER_READ = 0.05
 CREDIT_PER_HIT = 0.5
 CREDIT_READS = 4
-"""To begin with, in reads."""
+"""To begin with, in reads: of the longest so far, since many begin with a look at a header."""
 
 CREDIT_READS_MAX = 80
 """Of debt: a handle whose pattern has changed is trusted again soon. As much can be saved up, and a
@@ -54,9 +54,6 @@ window more, so that a seek after a long run does not ruin the next one."""
 
 PROOF_WITHOUT_CREDIT = 24
 """Eight reads in a row."""
-
-USEFUL_MIN = 1 / 8
-"""Reading through gaps is given up where less than this of what was fetched is read."""
 
 PATIENCE = 2
 PATIENCE_MAX = 64
@@ -82,6 +79,8 @@ class Pattern:
     streams: int = 0
     stride: int = 0
     rate_units_s: float = 0.0
+    followed: float = 0.0
+    """The share of recent reads that continued a stream."""
 
 
 class PrefetchPlanner:
@@ -99,7 +98,7 @@ class PrefetchPlanner:
         self._gap_units = 0
         self._window_units = 0
         self._credit = 0.0  # units
-        self._credit_unit = 0.0  # the length of the first read
+        self._credit_unit = 0.0  # the length of the longest read by itself
         self._patience = PATIENCE
         self._comes_back = False  # the last time that it was elsewhere
         self.is_elsewhere = False
@@ -114,10 +113,9 @@ class PrefetchPlanner:
         """The reader read `[start, stop)`; every read of the handle, in order."""
         if start >= stop:
             return
-        if not self._credit_unit:
-            self._credit_unit = float(stop - start)
-            self._earn(CREDIT_READS * self._credit_unit)
         stream = self._table.accessed(start, stop, now, self._gap_units)
+        if stream.kind == "single" or not self._credit_unit:
+            self._lend(stop - start)
         self._followed += ((stream.proof > 0) - self._followed) / 16
         if self.first is None and stream.proven:
             self.first = stream
@@ -217,9 +215,16 @@ class PrefetchPlanner:
             streams=len(streams),
             stride=streams[0].stride,
             rate_units_s=sum(s.rate_units_s for s in streams if now - s.at < RATE_S),
+            followed=self._followed,
         )
 
     # -- trust
+
+    def _lend(self, units: int) -> None:
+        more = units - self._credit_unit
+        if more > 0:
+            self._credit_unit += more
+            self._earn(CREDIT_READS * more)
 
     def _earn(self, units: float) -> None:
         debt_max = CREDIT_READS_MAX * self._credit_unit
@@ -227,7 +232,7 @@ class PrefetchPlanner:
         self._credit = min(max(self._credit + units, -debt_max), credit_max)
 
     def _trusts(self, stream: Stream) -> bool:
-        if stream.useful < USEFUL_MIN or self._hint == "random":
+        if self._hint == "random" or stream.too_sparse(self._gap_units):
             return False
         if self._credit > 0 or self._hint == "sequential":
             return True

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dsm.core.planner import Pattern
+from dsm.core.planner import Pattern, PatternKind
 from dsm.model import Access, PathEstimate
 
 MEMORY_READS = 64
@@ -75,6 +75,8 @@ class AccessPolicy:
         self._touched_bytes = 0.0
         self._whole = 0.0  # the share of reads that went beyond the header
         self._sequential = 0.0
+        self._predicted = 0.0
+        self._pattern: PatternKind = "sequential"
         self._interval_s = 0.0
         self._read_at = 0.0
         self._short_bytes: deque[int] = deque(maxlen=HEADER_READS)
@@ -107,7 +109,10 @@ class AccessPolicy:
             lacking = "the path was not measured yet" if self._reads else "no read is over yet"
             reason = f"{lacking}: reads in order are pulled ahead, others fetch what they ask for"
             return Choice(self._method, self.header_bytes, reason)
-        costs = self._costs(path, pattern)
+        self._predicted = self._foresee(pattern)
+        if pattern is not None and pattern.kind != "unknown":
+            self._pattern = pattern.kind
+        costs = self._costs(path)
         self._is_known = True
         self._settle(costs)
         return Choice(self._method, self.header_bytes, self._reason(path, costs), costs)
@@ -143,12 +148,12 @@ class AccessPolicy:
         """A plain mean at first, then one that forgets."""
         return 1 / min(max(self._reads, 1), MEMORY_READS)
 
-    def _costs(self, path: PathEstimate, pattern: Pattern | None) -> dict[Access, float]:
+    def _costs(self, path: PathEstimate) -> dict[Access, float]:
         rate, trip_s = _rate_bps(path) / 8, path.rtt_s
         block_s, touched_s = self._block_bytes / rate, self._touched_bytes / rate
         header_s = min(self.header_bytes / rate, block_s)
-        waited_s = (1 - self._predicted(pattern)) * trip_s
-        unforeseen = 1 - self._predicted(pattern)
+        unforeseen = 1 - self._predicted
+        waited_s = unforeseen * trip_s
         costs = {
             Access.ZERO_COPY: trip_s + touched_s,
             Access.COPY_ONCE: (1 - REREAD) * (trip_s + block_s),
@@ -159,9 +164,12 @@ class AccessPolicy:
             costs[Access.HYBRID] = waited_s + header_s + self._whole * beyond_s
         return costs
 
-    def _predicted(self, pattern: Pattern | None) -> float:
-        if pattern is None or pattern.kind in ("unknown", "sequential"):
+    def _foresee(self, pattern: Pattern | None) -> float:
+        """The share of reads whose place was known before; those that skip a little are, too."""
+        if pattern is None or pattern.kind == "unknown":
             return self._sequential
+        if pattern.kind == "sequential":
+            return max(self._sequential, pattern.followed)
         return 0.0 if pattern.kind == "random" else 1.0
 
     def _settle(self, costs: Mapping[Access, float]) -> None:
@@ -188,8 +196,8 @@ class AccessPolicy:
             )
         if self._method is Access.PREFETCH:
             return (
-                f"{self._sequential:.0%} of reads are sequential: pulled ahead, one costs {cost} "
-                f"instead of the round trip of {trip}"
+                f"{self._predicted:.0%} of reads are predicted ({self._pattern}): pulled ahead, "
+                f"one costs {cost} instead of the round trip of {trip}"
             )
         if self._method is Access.ZERO_COPY:
             return (
@@ -197,8 +205,8 @@ class AccessPolicy:
                 f"trip of {trip} each, cost least"
             )
         return (
-            f"reads cannot be predicted ({self._sequential:.0%} are sequential) but take {touched} "
-            f"of {block}: whole blocks are copied, once"
+            f"reads cannot be predicted ({self._predicted:.0%} are) but take {touched} of {block}: "
+            f"whole blocks are copied, once"
         )
 
     def _saved(self) -> str:

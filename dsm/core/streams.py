@@ -9,8 +9,9 @@ A stream is a position that moves in a way which can be continued:
 
 Every read either continues a stream or founds one; the sixteen used last are kept, which is all the
 history there is. A strided one is found as four reads at equal distances among those that founded
-something, whatever came between them. (Leap, ATC '20, takes the majority of recent distances,
-which fails where two streams are interleaved: then no distance has the majority.)
+something, whatever came between them; or it was one that skips, always as much. (Leap, ATC '20,
+takes the majority of recent distances, which fails where two streams are interleaved: then no
+distance has the majority.)
 
 What makes a stream worth following is its *proof*: PROOF_CONTIGUOUS for a read that continues it
 exactly, 1 for one that skips a little. Skips prove less, since among random reads of a small
@@ -40,7 +41,21 @@ PROOF_WANTED = 3
 PROOF_MAX = 64
 
 SKIP_LENGTHS = 8
-"""Before a stream is proven, a skip is at the most this many times the read's length."""
+"""A skip is at the most this many times the read's length, until the stream is proven."""
+
+STRIDES_FOUND = 3
+"""Equal distances make a stride..."""
+
+STRIDES_SURE = 6
+STEP_SURE = 32
+"""...and so many, if they are below this: of records that differ by ten pages, three are of one
+length in every hundredth place."""
+
+USEFUL_MIN = 1 / 8
+"""Reading through gaps is given up where less than this of what was fetched is read."""
+
+SKIPS_WEIGHED = 16
+"""Reads that the mean skip remembers: one of many does not make a stream sparse."""
 
 STRIDES_MISSED = 3
 """Steps of a stride that may be left out and it is the same stream."""
@@ -73,16 +88,31 @@ class Stream:
     """Planned, and not read yet."""
     covered_units: int = 0
     """So far ahead nothing is left to plan: it is planned, or was there."""
+    step: int = 0
+    """From the start of the read before its last one to that of the last..."""
+    steps: int = 0
+    """...as so often before."""
     read_number: int = 0
     """Of its last read, among all of the handle."""
-    useful: float = 1.0
-    """Of the units that it came past, the share that was read."""
+    skipped: float = 0.0
+    """Units that it lately left out before each read."""
     dropped: bool = False
     """Given up: what was ahead of it is stale."""
 
     @property
     def proven(self) -> bool:
         return self.proof >= PROOF_WANTED
+
+    @property
+    def useful(self) -> float:
+        """Of the units that it comes past, the share that is read."""
+        length = self.stop - self.start
+        return length / (length + self.skipped)
+
+    def too_sparse(self, gap_units: int) -> bool:
+        """To read on through what it skips would cost more than to ask for each read: the path is
+        busy for longer than a round trip, or little else than waste crosses it."""
+        return self.skipped > max(gap_units, self.stop - self.start) or self.useful < USEFUL_MIN
 
     @property
     def backward(self) -> bool:
@@ -96,7 +126,10 @@ class Stream:
         """How much a read of `[start, stop)` would prove; 0: it is none of this stream."""
         if self.kind == "strided":
             steps, rest = divmod(start - self.start, self.stride)
-            return PROOF_CONTIGUOUS if not rest and 1 <= steps <= STRIDES_MISSED + 1 else 0
+            if not rest and 1 <= steps <= STRIDES_MISSED + 1:
+                return PROOF_CONTIGUOUS
+            near = self.stop <= start <= self.stop + SKIP_LENGTHS * (stop - start)
+            return int(near and self.stride > 0)
         if self.kind != "backward" and self.start <= start <= self.stop < stop:
             return PROOF_CONTIGUOUS
         if self.kind != "sequential" and start < self.start <= stop <= self.stop:
@@ -106,28 +139,42 @@ class Stream:
         return 1 if start - self.stop <= self._skip_max(stop - start, gap_units) else 0
 
     def _skip_max(self, length: int, gap_units: int) -> int:
-        """What is covered was fetched anyway: to read on from anywhere in it is a skip, once it is
-        known that it is read on at all."""
-        if self.proof > PROOF_WANTED:
-            return max(gap_units, self.covered_units - 1)
-        return min(gap_units, SKIP_LENGTHS * length)
+        """Whether it is read through is another question. What is covered was fetched anyway: to go
+        on from anywhere in it is a skip, once it is known that it is gone on at all."""
+        near = SKIP_LENGTHS * length
+        return max(near, gap_units, self.covered_units - 1) if self.proof > PROOF_WANTED else near
 
     def continued(self, start: int, stop: int, now: float, proof: int) -> None:
         if self.kind == "single":
             self.kind = "backward" if start < self.start else "sequential"
+        if self.kind == "strided" and proof < PROOF_CONTIGUOUS:  # not any more
+            self.kind, self.stride, self.covered_units = "sequential", 0, 0
         if self.kind == "strided":
             passed = (start - self.start) // self.stride * self._stride_length
         else:
             passed = self.units_to(start if self.kind == "backward" else stop)
         fresh = min(passed, stop - start)
         self._follow_rate(fresh, now)
-        if proof < PROOF_CONTIGUOUS:
-            self.useful += (fresh / passed - self.useful) / 8
+        self._count_step(start - self.start)
         self.start, self.stop, self.at = start, stop, now
         self.run_units += fresh
+        weight = max(1 / SKIPS_WEIGHED, fresh / self.run_units)  # a plain mean at first
+        self.skipped += (passed - fresh - self.skipped) * weight
         self.covered_units = max(0, self.covered_units - passed)
         self.proof = min(self.proof + proof, PROOF_MAX)
         self._forget_passed()
+        if self.kind == "sequential" and self._is_regular:
+            self.kind, self.stride, self.covered_units, self.skipped = "strided", self.step, 0, 0.0
+
+    def _count_step(self, step: int) -> None:
+        self.steps = self.steps + 1 if step == self.step else 1
+        self.step = step
+
+    @property
+    def _is_regular(self) -> bool:
+        """It skips, always as much, and no less than it reads."""
+        sure = STRIDES_SURE if self.step < STEP_SURE else STRIDES_FOUND
+        return self.steps >= sure and self.step >= 2 * (self.stop - self.start)
 
     def units_to(self, index: int) -> int:
         """How many units it reads on its way to `index`, which is passed then."""
@@ -262,7 +309,7 @@ class StreamTable:
         singles = {s.start for s in self.streams if s.kind == "single"}
         for near in singles:
             stride = start - near
-            if stride and all(near - n * stride in singles for n in (1, 2)):
+            if stride and all(near - n * stride in singles for n in range(1, STRIDES_FOUND)):
                 return stride
         return 0
 

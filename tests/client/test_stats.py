@@ -155,7 +155,7 @@ def test_auto_tells_what_it_measured(
         handle.read(start, 16 * PAGE)
     text = handle.explain()
     assert "(chosen by auto)" in text
-    assert "100% of reads are sequential: pulled ahead" in text
+    assert "100% of reads are predicted (sequential): pulled ahead" in text
     assert "yet" not in text
     assert "the node's sockets send with" in text
 

@@ -101,7 +101,7 @@ class Fetching(RuleBasedStateMachine):
 
     @rule(start=st.integers(0, HEAD - 1), length=st.integers(1, 30))
     def lose_interest(self, start: int, length: int) -> None:
-        self.fetcher.cancel(Extent(start, start + length), self.now)
+        self.fetcher.cancel((Extent(start, start + length),), self.now)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())

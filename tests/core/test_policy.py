@@ -91,8 +91,8 @@ def test_whole_blocks_in_order_are_pulled_ahead() -> None:
     assert choice.method is Access.PREFETCH
     assert choice.costs[Access.PREFETCH] == pytest.approx(16_384 * 8 / 500e6)
     assert choice.reason == (
-        "100% of reads are sequential: pulled ahead, one costs 262 µs instead of the round trip "
-        "of 80 ms"
+        "100% of reads are predicted (sequential): pulled ahead, one costs 262 µs instead of the "
+        "round trip of 80 ms"
     )
 
 
@@ -153,6 +153,15 @@ def test_a_stride_is_predicted_though_it_is_not_sequential() -> None:
     assert costs[Access.PREFETCH] == min(costs.values())
     random = reader.policy.choose(LONG, reader.now, pattern=Pattern(kind="random")).costs
     assert random[Access.PREFETCH] > 0.08
+
+
+def test_reads_that_skip_a_little_are_predicted() -> None:
+    reader = Reader()
+    choice = reader.reads(50, touched=16_384, sequential=False)
+    assert choice.costs[Access.PREFETCH] > 0.08
+    pattern = Pattern(kind="sequential", streams=1, followed=0.97)
+    choice = reader.policy.choose(LONG, reader.now, pattern=pattern)
+    assert choice.costs[Access.PREFETCH] == min(choice.costs.values()) < 0.01
 
 
 def test_it_changes_its_mind_and_says_so_before() -> None:

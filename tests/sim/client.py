@@ -22,9 +22,10 @@ from dsm.core.fetcher import Fetcher
 from dsm.core.lanes import LANES_MAX, LaneCount
 from dsm.core.path import PathEstimator
 from dsm.core.planner import PrefetchPlanner
+from dsm.core.policy import AccessPolicy
 from dsm.core.puller import Cancel, Puller, Send
 from dsm.core.reads import Part, Read, ReadBlocks, ReadPages
-from dsm.model import Extent
+from dsm.model import Access, Extent
 from tests.sim.clock import NS_PER_S, Clock
 from tests.sim.node import ROW_BYTES, Frame, Lane, Pushed, Segment
 from tests.sim.tcp import Connection, Control, Downlink
@@ -184,6 +185,7 @@ class Handle:
         self.session = session
         self.segment = segment
         self.prefetch = prefetch
+        self.policy = AccessPolicy(has_headers=False)
         self.depth = depth  # `header_bytes` under `hybrid`
         self.head = segment.units
         self.park_units = 0
@@ -195,6 +197,7 @@ class Handle:
         )
         self.arrived_units = 0
         self._noted: list[tuple[int, int]] = []
+        self._last = 0
         self._waiting: dict[int, Callable[[], None]] = {}
         self._tokens = 0
 
@@ -234,6 +237,7 @@ class Handle:
         """Is it here? Then the reader goes on at once, and the planner hears of it later."""
         if self.missing(start, stop, header_bytes):
             return False
+        self._observe(start, stop)
         self._noted.append((start, stop))
         if len(self._noted) >= ACCESSES_NOTED:
             self._tell_noted()
@@ -245,6 +249,7 @@ class Handle:
     ) -> None:
         """Have it fetched; `then` is called when it is here."""
         self._tell_noted()
+        self._observe(start, stop)
         self.fetcher.accessed(start, stop, self.session.clock.now)
         self._tokens += 1
         self._waiting[self._tokens] = then
@@ -261,8 +266,27 @@ class Handle:
             self.fetcher.accessed(*extent, now)
         self._noted.clear()
 
+    def _observe(self, start: int, stop: int) -> None:
+        size = (stop - start) * self.segment.unit_bytes
+        self.policy.accessed(
+            header_only=False,
+            bytes_touched=size,
+            block_bytes=size,
+            sequential=start == self._last,
+            now=self.session.clock.now,
+        )
+        self._last = stop
+
+    def _reads_ahead(self) -> bool:
+        """Of a region as `auto` decides."""
+        if not self.prefetch or self.segment.kind == "ring":
+            return self.prefetch
+        now = self.session.clock.now
+        path, pattern = self.session.estimator.estimate(now), self.planner.pattern(now)
+        return self.policy.choose(path, now, pattern=pattern).method is Access.PREFETCH
+
     def _read_ahead(self) -> None:
-        if self.prefetch:
+        if self._reads_ahead():
             self.fetcher.plan_ahead(self.session.clock.now, self.depth, park_units=self.park_units)
         self._settle()
 

@@ -4,6 +4,7 @@ sequential    ├──┤├──┤├──┤├──┤···▶         
 slow          the same, with a pause after each: half of the path's rate
 strided       ├──┤      ├──┤      ├──┤···▶      one in four
 skips         ├──┤├──┤├──┤··├──┤├──┤····├──┤    now and then forward over some
+records       ├┤    ├┤  ├┤     ├┤  ├┤   ···▶    8 KiB of each, which are of 12 to 48 KiB
 two streams   ├──┤        ├──┤                  by turns, at two places
                   ├──┤        ├──┤
 headers       |   |   |├──|   |├──|             64 B of 16 KiB blocks, of one in ten the rest
@@ -85,6 +86,16 @@ def skips(path: Path) -> Load:
     return Load("skip-forward", _region("skips", at), ops)
 
 
+def records(path: Path) -> Load:
+    """The beginning of each record; where the next one lies, nobody can compute."""
+    random, n = Random(path.seed), min(20_000, 4 * reads(path))
+    at, ops = 0, []
+    for _ in range(n):
+        ops.append(Op(at, at + 2))
+        at += random.randint(3, 12)
+    return Load("records", _region("records", at), ops)
+
+
 def two_streams(path: Path) -> Load:
     n, pages = reads(path), read_bytes(path) // PAGE_BYTES
     far = n * pages
@@ -114,6 +125,7 @@ PATTERNS: dict[str, Callable[[Path], Load]] = {
     "sequential": sequential,
     "strided": strided,
     "skip-forward": skips,
+    "records": records,
     "header, some payload": headers,
     "random": random_reads,
     "two streams": two_streams,
