@@ -125,7 +125,7 @@ def test_the_node_is_told_what_the_path_carries(
             for offset in range(0, 4 << 20, 1 << 16):
                 handle.read(offset, 1 << 16)
     assert rates[0] == 0, "not known yet"
-    assert 0.5 * 12.5e6 <= rates[-1] <= 2 * 12.5e6
+    assert 0.2 * 12.5e6 <= rates[-1] <= 2 * 12.5e6, "a busy machine takes less"
 
 
 @pytest.mark.parametrize("has_blosc", [True, False])
