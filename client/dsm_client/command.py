@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -31,6 +32,8 @@ TERMINATED = 128 + signal.SIGTERM
 def main() -> int:
     """The entry point: `run` on the process's own arguments."""
     signal.signal(signal.SIGTERM, _terminated)
+    # A signal may come between the making of a coroutine and its start: no news to who sent it.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     return run(sys.argv[1:])
 
 
