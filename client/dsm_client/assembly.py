@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dsm.core.reads import Part
@@ -39,6 +38,8 @@ class Assembler:
 
     def add(self, header: pb.FrameHeader, payload: memoryview) -> list[Arrived]:
         """The runs that this frame completes. Raises `ValueError` for a lying frame."""
+        if not header.runs:
+            return []
         part = PARTS_BACK.get(header.part)
         if part is None:
             raise ValueError(f"unknown part {header.part}")
@@ -53,7 +54,7 @@ class Assembler:
                 _part_bytes(ROW.unpack(rows)[3], part, header.header_bytes) if count == 1 else 0
             )
             if len(data) >= length:
-                return list(_arrived(header, part, runs, rows, data))
+                return _arrived(header, part, runs, rows, data)
             if length > self._block_bytes_max:
                 raise ValueError(f"a block of {length} bytes in a smaller ring")
             pieces = self._pieces[header.id] = _Pieces(rows, length)
@@ -77,31 +78,30 @@ class Assembler:
         if len(pieces.data) < pieces.length:
             return []
         del self._pieces[header.id]
-        whole = memoryview(bytes(pieces.data))
-        return list(_arrived(header, part, runs, pieces.rows, whole))
+        return _arrived(header, part, runs, pieces.rows, memoryview(bytes(pieces.data)))
 
 
 def _arrived(
     header: pb.FrameHeader, part: Part, runs: tuple[Extent, ...], rows: bytes, data: memoryview
-) -> Iterator[Arrived]:
+) -> list[Arrived]:
     """Each run with its rows and its data; whether those fit together is for the shadow to say."""
-    fields = list(ROW.iter_unpack(rows))
-    first = 0
+    found = []
     for run in runs:
-        last = first + run.length
-        lengths = tuple(row[3] for row in fields[first:last])
-        size = len(data)  # of the last, all that is left
-        if run is not runs[-1] and part is Part.WHOLE:
-            size = fields[last - 1][1] + fields[last - 1][3] - fields[first][1]
-        elif run is not runs[-1]:
-            size = sum(_part_bytes(length, part, header.header_bytes) for length in lengths)
+        own, rows = rows[: run.length * ROW_BYTES], rows[run.length * ROW_BYTES :]
+        fields = list(ROW.iter_unpack(own))
+        size = _run_bytes(fields, part, header.header_bytes) if rows else len(data)
         if size < 0:
             raise ValueError(f"blocks [{run.start}, {run.stop}) of {size} bytes")
-        found = BlockRun(
-            run.start, run.length, rows[first * ROW_BYTES : last * ROW_BYTES], data[:size]
-        )
-        yield Arrived(found, part, header.header_bytes, lengths)
-        first, data = last, data[size:]
+        blocks, data = BlockRun(run.start, run.length, own, data[:size]), data[size:]
+        lengths = tuple(row[3] for row in fields)
+        found.append(Arrived(blocks, part, header.header_bytes, lengths))
+    return found
+
+
+def _run_bytes(fields: list[tuple[int, ...]], part: Part, header_bytes: int) -> int:
+    if part is Part.WHOLE:
+        return fields[-1][1] + fields[-1][3] - fields[0][1]
+    return sum(_part_bytes(row[3], part, header_bytes) for row in fields)
 
 
 def _part_bytes(length: int, part: Part, header_bytes: int) -> int:

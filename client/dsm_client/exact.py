@@ -24,7 +24,7 @@ from dsm_client.ring_replica import RingReplica, private_blocks
 
 T = TypeVar("T")
 
-REQUEST_BYTES = 128
+REQUEST_OVERHEAD_BYTES = 128
 """What one more request costs on the wire: itself, its answer's header, and HTTP/2's of both."""
 
 
@@ -59,7 +59,7 @@ async def _blocks(replica: RingReplica, runs: tuple[Extent, ...]) -> list[Block]
     with replica.believing():
         for header, payload in frames:
             replica.counts.bytes_received += len(payload)
-            for arrived in assembler.add(header, payload) if header.runs else ():
+            for arrived in assembler.add(header, payload):
                 blocks += private_blocks(arrived, replica.info.header_bytes, replica.header_bytes)
     return blocks
 
@@ -90,7 +90,7 @@ async def exact_ranges(
 def _joined(extents: Iterable[Extent]) -> list[Extent]:
     runs: list[Extent] = []
     for start, stop in sorted(extents):
-        if runs and start <= runs[-1].stop + REQUEST_BYTES:
+        if runs and start <= runs[-1].stop + REQUEST_OVERHEAD_BYTES:
             runs[-1] = Extent(runs[-1].start, max(stop, runs[-1].stop))
         else:
             runs.append(Extent(start, stop))

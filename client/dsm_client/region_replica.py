@@ -149,7 +149,7 @@ class RegionReplica(Replica):
             log.debug("%s: will_need %s: %s", self.info.name, pages, error)
 
     def _want(self, extents: Iterable[Extent]) -> None:
-        self.fetcher.wanted(list(ExtentSet(extents)), None)
+        self.fetcher.wanted(ExtentSet(extents), None)
 
     def close(self) -> None:
         for task in self._needs:

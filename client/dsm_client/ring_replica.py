@@ -8,7 +8,7 @@ from statistics import fmean
 from weakref import WeakSet
 
 from dsm.core.extents import ExtentSet
-from dsm.core.reads import Part, Read, ReadBlocks
+from dsm.core.reads import Part, Read, ReadBlocks, by_lacking
 from dsm.errors import BudgetExceeded, OutOfRange, Overrun
 from dsm.model import Access, Event, Extent, Gap, Position, SegmentInfo
 from dsm.segment import Block, BlockRun, RingShadow
@@ -21,7 +21,7 @@ from dsm_client.cache import ShadowCache
 from dsm_client.replica import Replica, around
 from dsm_client.transport import Transport
 
-RUN_BYTES = 128
+RUN_OVERHEAD_BYTES = 128
 """What one more run costs both sides, as bytes of a path of some hundred Mbit/s: microseconds to
 find, copy and store it, and ten bytes."""
 
@@ -120,16 +120,16 @@ class RingReplica(Replica):
     def reads(
         self, extents: tuple[Extent, ...], header_bytes: int | None, *, park: bool
     ) -> Iterator[tuple[Read, tuple[Extent, ...]]]:
-        parts: dict[Part, list[Extent]] = {}
-        for extent in extents:
-            part = Part.HEADER if header_bytes is not None else self._lacking_part(extent)
-            parts.setdefault(part, []).append(extent)
-        for part, some in parts.items():
-            yield ReadBlocks(tuple(some), part, self.header_bytes, park), tuple(some)
+        if header_bytes is not None:
+            yield ReadBlocks(extents, Part.HEADER, self.header_bytes, park), extents
+            return
+        for part, some in by_lacking(extents, self._has_headers):
+            yield ReadBlocks(some, part, self.header_bytes, park), some
 
-    def _lacking_part(self, extent: Extent) -> Part:
-        has_headers = self.header_bytes and not self.missing(*extent, self.header_bytes)
-        return Part.PAYLOAD if has_headers and not _within(extent, self.private) else Part.WHOLE
+    def _has_headers(self, extent: Extent) -> bool:
+        if not self.header_bytes or self.missing(*extent, self.header_bytes):
+            return False
+        return not _within(extent, self.private)
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         size = self._block_bytes if header_bytes is None else min(header_bytes, self._block_bytes)
@@ -155,7 +155,7 @@ class RingReplica(Replica):
         """Disjoint and in order; gaps are read through where that costs less than a run."""
         if len(seqs) == 1:
             return (Extent(seqs[0], seqs[0] + 1),)
-        gap = int(RUN_BYTES / self.unit_bytes(header_bytes))
+        gap = int(RUN_OVERHEAD_BYTES / self.unit_bytes(header_bytes))
         runs = ExtentSet()
         last = -1
         for seq in sorted(seqs):
@@ -252,7 +252,7 @@ class RingReplica(Replica):
 
     def fill(self, id: int, header: pb.FrameHeader, payload: memoryview) -> None:
         self.moved(header.position.head, header.position.tail)
-        found = self._assembler.add(header, payload) if header.runs else []
+        found = self._assembler.add(header, payload)
         if header.last:
             self._assembler.forget(id)
         lengths = [length for arrived in found for length in arrived.lengths]

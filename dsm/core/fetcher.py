@@ -168,7 +168,7 @@ class Fetcher:
         """The reader went away (deadline, close): its reads are left to arrive."""
         self._waiters.pop(token, None)
 
-    def wanted(self, extents: Sequence[Extent], header_bytes: int | None) -> None:
+    def wanted(self, extents: Iterable[Extent], header_bytes: int | None) -> None:
         """It will surely be read: request what is missing, in order, as the window allows."""
         self._request(extents, header_bytes, Urgency.WANTED, park=False)
 

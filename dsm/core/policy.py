@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dsm.core.planner import Pattern, PatternKind
+from dsm.core.planner import Pattern
 from dsm.model import Access, PathEstimate
 
 MEMORY_READS = 64
@@ -75,8 +75,6 @@ class AccessPolicy:
         self._touched_bytes = 0.0
         self._whole = 0.0  # the share of reads that went beyond the header
         self._sequential = 0.0
-        self._predicted = 0.0
-        self._pattern: PatternKind = "sequential"
         self._interval_s = 0.0
         self._read_at = 0.0
         self._short_bytes: deque[int] = deque(maxlen=HEADER_READS)
@@ -109,13 +107,11 @@ class AccessPolicy:
             lacking = "the path was not measured yet" if self._reads else "no read is over yet"
             reason = f"{lacking}: reads in order are pulled ahead, others fetch what they ask for"
             return Choice(self._method, self.header_bytes, reason)
-        self._predicted = self._foresee(pattern)
-        if pattern is not None and pattern.kind != "unknown":
-            self._pattern = pattern.kind
-        costs = self._costs(path)
+        pattern = pattern or Pattern()
+        costs = self._costs(path, pattern)
         self._is_known = True
         self._settle(costs)
-        return Choice(self._method, self.header_bytes, self._reason(path, costs), costs)
+        return Choice(self._method, self.header_bytes, self._reason(path, costs, pattern), costs)
 
     @property
     def is_settled(self) -> bool:
@@ -148,11 +144,11 @@ class AccessPolicy:
         """A plain mean at first, then one that forgets."""
         return 1 / min(max(self._reads, 1), MEMORY_READS)
 
-    def _costs(self, path: PathEstimate) -> dict[Access, float]:
+    def _costs(self, path: PathEstimate, pattern: Pattern) -> dict[Access, float]:
         rate, trip_s = _rate_bps(path) / 8, path.rtt_s
         block_s, touched_s = self._block_bytes / rate, self._touched_bytes / rate
         header_s = min(self.header_bytes / rate, block_s)
-        unforeseen = 1 - self._predicted
+        unforeseen = 1 - self._predicted(pattern)
         waited_s = unforeseen * trip_s
         costs = {
             Access.ZERO_COPY: trip_s + touched_s,
@@ -164,11 +160,9 @@ class AccessPolicy:
             costs[Access.HYBRID] = waited_s + header_s + self._whole * beyond_s
         return costs
 
-    def _foresee(self, pattern: Pattern | None) -> float:
+    def _predicted(self, pattern: Pattern) -> float:
         """The share of reads whose place was known before; those that skip a little are, too."""
-        if pattern is None or pattern.kind == "unknown":
-            return self._sequential
-        if pattern.kind == "sequential":
+        if pattern.kind in ("unknown", "sequential"):
             return max(self._sequential, pattern.followed)
         return 0.0 if pattern.kind == "random" else 1.0
 
@@ -186,9 +180,11 @@ class AccessPolicy:
 
     # -- words
 
-    def _reason(self, path: PathEstimate, costs: Mapping[Access, float]) -> str:
+    def _reason(self, path: PathEstimate, costs: Mapping[Access, float], pattern: Pattern) -> str:
         cost, trip = _seconds(costs[self._method]), _seconds(path.rtt_s)
         block, touched = _bytes(self._block_bytes), _bytes(self._touched_bytes)
+        predicted = self._predicted(pattern)
+        kind = "sequential" if pattern.kind == "unknown" else pattern.kind
         if self._method is Access.HYBRID:
             return (
                 f"{1 - self._whole:.0%} of payloads were not touched: headers first "
@@ -196,7 +192,7 @@ class AccessPolicy:
             )
         if self._method is Access.PREFETCH:
             return (
-                f"{self._predicted:.0%} of reads are predicted ({self._pattern}): pulled ahead, "
+                f"{predicted:.0%} of reads are predicted ({kind}): pulled ahead, "
                 f"one costs {cost} instead of the round trip of {trip}"
             )
         if self._method is Access.ZERO_COPY:
@@ -205,7 +201,7 @@ class AccessPolicy:
                 f"trip of {trip} each, cost least"
             )
         return (
-            f"reads cannot be predicted ({self._predicted:.0%} are) but take {touched} of {block}: "
+            f"reads cannot be predicted ({predicted:.0%} are) but take {touched} of {block}: "
             f"whole blocks are copied, once"
         )
 

@@ -6,6 +6,7 @@ can be put together without a wire between them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -63,6 +64,17 @@ class ReadBytes:
 
 
 Read = ReadBlocks | ReadPages | ReadBytes
+
+
+def by_lacking(
+    extents: Iterable[Extent], has_headers: Callable[[Extent], bool]
+) -> Iterator[tuple[Part, tuple[Extent, ...]]]:
+    """What to ask for so that blocks are whole: of those whose headers are here the payloads."""
+    parts: dict[Part, list[Extent]] = {}
+    for extent in extents:
+        part = Part.PAYLOAD if has_headers(extent) else Part.WHOLE
+        parts.setdefault(part, []).append(extent)
+    return ((part, tuple(some)) for part, some in parts.items())
 
 
 @dataclass(frozen=True, slots=True)

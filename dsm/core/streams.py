@@ -51,8 +51,8 @@ STEP_SURE = 32
 """...and so many, if they are below this: of records that differ by ten pages, three are of one
 length in every hundredth place."""
 
-USEFUL_MIN = 1 / 8
-"""Reading through gaps is given up where less than this of what was fetched is read."""
+SPARSE_LENGTHS = 7
+"""Reading through gaps is given up where so many times what is read is skipped."""
 
 SKIPS_WEIGHED = 16
 """Reads that the mean skip remembers: one of many does not make a stream sparse."""
@@ -103,16 +103,11 @@ class Stream:
     def proven(self) -> bool:
         return self.proof >= PROOF_WANTED
 
-    @property
-    def useful(self) -> float:
-        """Of the units that it comes past, the share that is read."""
-        length = self.stop - self.start
-        return length / (length + self.skipped)
-
     def too_sparse(self, gap_units: int) -> bool:
         """To read on through what it skips would cost more than to ask for each read: the path is
         busy for longer than a round trip, or little else than waste crosses it."""
-        return self.skipped > max(gap_units, self.stop - self.start) or self.useful < USEFUL_MIN
+        length = self.stop - self.start
+        return self.skipped > min(max(gap_units, length), SPARSE_LENGTHS * length)
 
     @property
     def backward(self) -> bool:

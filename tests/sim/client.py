@@ -24,7 +24,7 @@ from dsm.core.path import PathEstimator
 from dsm.core.planner import PrefetchPlanner
 from dsm.core.policy import AccessPolicy
 from dsm.core.puller import Cancel, Puller, Send
-from dsm.core.reads import Part, Read, ReadBlocks, ReadPages
+from dsm.core.reads import Part, Read, ReadBlocks, ReadPages, by_lacking
 from dsm.model import Access, Extent
 from tests.sim.clock import NS_PER_S, Clock
 from tests.sim.node import ROW_BYTES, Frame, Lane, Pushed, Segment
@@ -219,13 +219,14 @@ class Handle:
         if self.segment.kind == "region":
             yield ReadPages(1, 1, need=extents, hold=True), extents
             return
-        parts: dict[Part, list[Extent]] = {}
-        for extent in extents:
-            has_headers = self.depth and self.headers.covers(*extent)
-            part = Part.PAYLOAD if has_headers else Part.WHOLE
-            parts.setdefault(Part.HEADER if header_bytes is not None else part, []).append(extent)
-        for part, some in parts.items():
-            yield ReadBlocks(tuple(some), part, self.depth or 0, park), tuple(some)
+        if header_bytes is not None:
+            yield ReadBlocks(extents, Part.HEADER, self.depth or 0, park), extents
+            return
+        for part, some in by_lacking(extents, self._has_headers):
+            yield ReadBlocks(some, part, self.depth or 0, park), some
+
+    def _has_headers(self, extent: Extent) -> bool:
+        return bool(self.depth) and self.headers.covers(*extent)
 
     def unit_bytes(self, header_bytes: int | None) -> float:
         size = self.segment.unit_bytes if header_bytes is None else header_bytes
