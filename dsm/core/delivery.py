@@ -32,6 +32,10 @@ FALL = 0.7
 
 FALL_FAR = 0.5
 
+ROUND_S = 0.05
+"""A round that is shorter counts as a part of one, where rounds tell of a fall or are remembered: on
+a short path two may be over before a busy machine lets a process that it held up go on."""
+
 RISE = 1.1
 """Two rounds that each brought so much more: there is room beyond the window."""
 
@@ -56,6 +60,7 @@ class Arrival:
     limited: bool
     round_ended: bool
     round_rate: float  # of all of the round that ended, bytes per second
+    round_part: float  # of a round that counts, 0 to 1
     sent_at: float
     ahead_bytes: int  # in flight when its request was sent
     first_byte_s: float | None  # from request to first bytes, if these are the first
@@ -121,10 +126,11 @@ class DeliveryMeter:
             request.sent_at - request.window_sent_at, now - request.delivered_before_at
         )
         round_ended = request.delivered_before >= self._round_from
-        round_rate = 0.0
+        round_rate = round_part = 0.0
         if round_ended:
             if now > self._round_at:
                 round_rate = (self._delivered - self._round_from) / (now - self._round_at)
+                round_part = min(1.0, (now - self._round_at) / ROUND_S)
             self._round_from, self._round_at = self._delivered, now
         first = not request.started
         request.started = True
@@ -133,6 +139,7 @@ class DeliveryMeter:
             limited=request.limited or self.full_at < request.sent_at,
             round_ended=round_ended,
             round_rate=round_rate,
+            round_part=round_part,
             sent_at=request.sent_at,
             ahead_bytes=request.ahead_bytes,
             first_byte_s=now - request.sent_at if first else None,
@@ -172,16 +179,18 @@ class Trend:
     """Whether the rate of rounds has left what was known, judged by more than one of them."""
 
     def __init__(self) -> None:
-        self._fallen = 0
+        self._fallen = 0.0
         self._grown = 0
         self._last_rate = float("inf")
 
-    def round_ended(self, round_rate: float, known_rate: float) -> Literal["fell", "level", "grew"]:
+    def round_ended(
+        self, round_rate: float, known_rate: float, part: float = 1.0
+    ) -> Literal["fell", "level", "grew"]:
         """`known_rate` is the largest of the rounds that are remembered, this one included."""
         left = round_rate / known_rate
-        self._fallen += 2 if left < FALL_FAR else 1
+        self._fallen += 2 * part if left < FALL_FAR else part
         if left >= FALL:
-            self._fallen = 0
+            self._fallen = 0.0
         grown = left >= 1.0 and round_rate > RISE * self._last_rate
         self._grown = self._grown + 1 if grown else 0
         self._last_rate = round_rate

@@ -116,7 +116,7 @@ class PathEstimator:
         self._phase_bytes = min(WINDOW_BYTES_INITIAL, window_bytes_max)  # startup, drain
         self._phase_rate = 0.0  # that the phase set out from
         self._plateau_rounds = 0
-        self._round = 0
+        self._round = 0.0
         self._round_rate = 0.0
         self._last_rounds: deque[float] = deque(maxlen=SMOOTH_ROUNDS)
         self._trend = Trend()
@@ -154,7 +154,7 @@ class PathEstimator:
         if arrival.first_byte_s is not None and not arrival.parked:
             self._first_byte_arrived(arrival, arrival.first_byte_s, wire_bytes, now)
         if arrival.round_ended:
-            self._round_ended(now)
+            self._round_ended(arrival.round_part, now)
 
     def request_finished(self, request_id: int, now: float) -> None:
         self._meter.forget(request_id)
@@ -246,15 +246,16 @@ class PathEstimator:
         message_s = wire_bytes / self._rate.value
         self._latency.answered(first_byte_s, message_s, ahead_bytes=ahead_bytes, sent_at=sent_at)
 
-    def _round_ended(self, now: float) -> None:
+    def _round_ended(self, part: float, now: float) -> None:
         if self._phase == "startup":
             self._startup_round_ended(now)
         elif self._phase == "drain" and self._fell:
             self._drain_round_ended(now)
         else:
             self._latency.round_ended(now)
-            self._steady_round_ended(now)
-        self._round += bool(self._round_rate)
+            self._steady_round_ended(part, now)
+        if self._round_rate:
+            self._round += part
         self._round_rate = 0.0
 
     def _startup_round_ended(self, now: float) -> None:
@@ -279,13 +280,13 @@ class PathEstimator:
             self._latency.rate_known(self._rate.value)
             self._enter("cruise")
 
-    def _steady_round_ended(self, now: float) -> None:
+    def _steady_round_ended(self, part: float, now: float) -> None:
         if not self._round_rate:  # the application did not fill the window: what was settled is not
             self._phase_rounds = 0
             return
         self._phase_rounds += 1
         settled = self._phase_rounds > 2  # before, the samples reach back into the phase before
-        trend = settled and self._trend.round_ended(self._round_rate, self._rate.value)
+        trend = settled and self._trend.round_ended(self._round_rate, self._rate.value, part)
         if trend == "fell" and not self._spare.path_is_free(self._latency.base_s, now):
             self._drain(now, gain=FALL_DRAIN_GAIN, fell=True)
         elif trend == "grew":

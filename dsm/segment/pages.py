@@ -9,6 +9,7 @@ data       size_bytes
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -25,6 +26,7 @@ EXTENTS_MAX = 64
 _COMPARE_BYTES = 1 << 20
 """Compared at a time: memcmp runs at memory speed in large pieces, and small ones come down to
 what a call costs."""
+_ZEROS = re.compile(rb"\0+")
 
 
 class PageRuns(NamedTuple):
@@ -101,14 +103,7 @@ def runs(numbers: Iterable[int]) -> list[Extent]:
 
 def zeros(flags: bytes, base: int) -> list[Extent]:
     """Extents of zero bytes, counted from `base`."""
-    found = []
-    start = flags.find(b"\0")
-    while start >= 0:
-        # the next byte that is set: what lstrip leaves says where it is, at C speed
-        stop = len(flags) - len(flags[start:].lstrip(b"\0"))
-        found.append(Extent(base + start, base + stop))
-        start = flags.find(b"\0", stop)
-    return found
+    return [Extent(base + at.start(), base + at.end()) for at in _ZEROS.finditer(flags)]
 
 
 def merge(extents: Sequence[Extent], extents_max: int) -> tuple[Extent, ...]:
