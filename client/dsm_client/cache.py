@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from dsm.errors import BudgetExceeded, DsmError, WriterBusy
+from dsm.errors import BudgetExceeded, DsmError, SegmentExists, WriterBusy
 from dsm.model import Kind, SegmentInfo
 from dsm.segment import (
     RegionShadow,
@@ -157,7 +157,7 @@ class ShadowCache:
                 path.unlink(missing_ok=True)
         try:
             return create(path, info)
-        except WriterBusy:
+        except (WriterBusy, SegmentExists):  # another process was faster
             return None
 
     def _remove_others(self, segment: str, stem: str) -> None:

@@ -7,11 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+from dsm_client import cache as client_cache
 from dsm_client.cache import STORE_BYTES, ShadowCache
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsm.model import Kind, SegmentInfo
+from dsm.segment import RegionShadow
 
 
 def _info(name: str) -> SegmentInfo:
@@ -45,6 +48,28 @@ def test_what_fits_stays_and_what_is_damaged_goes(cache: Path) -> None:
     assert not shadows.has("on")
     ShadowCache(cache, 0, "node:1").sweep()
     assert not list(cache.glob("*/*.dsm"))
+
+
+def test_another_process_that_makes_the_same_shadow_first(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (ShadowCache(cache, 1 << 30, "node:1") for _ in range(2))
+    taken = []
+
+    def create(path: Path, info: SegmentInfo) -> RegionShadow:
+        if not taken:
+            taken.append(theirs._open(info, RegionShadow, create_region_shadow))
+        return create_region_shadow(path, info)
+
+    create_region_shadow = client_cache.create_region_shadow
+    monkeypatch.setattr(client_cache, "create_region_shadow", create)
+    shadow = ours.region(_info("one"))
+    assert sorted(path.name for path in cache.glob("*/*.dsm")) == [
+        "one~0000000000000001.dsm",
+        "one~0000000000000001~2.dsm",
+    ]
+    for made in (shadow, *taken):
+        made.close()
 
 
 class Taken:
