@@ -33,8 +33,8 @@ FALL = 0.7
 FALL_FAR = 0.5
 
 ROUND_S = 0.05
-"""A round that is shorter counts as a part of one, where rounds tell of a fall or are remembered: on
-a short path two may be over before a busy machine lets a process that it held up go on."""
+"""A round that is shorter counts as a part of one, where rounds tell of a fall or are remembered:
+on a short path two may be over before a busy machine lets a process that it held up go on."""
 
 RISE = 1.1
 """Two rounds that each brought so much more: there is room beyond the window."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsm.core.delivery import DeliveryMeter
+from dsm.core.sizes import FIRST_BYTES
 from dsm.model import PathEstimate
 
 LANE_BYTES = 2_500_000
@@ -26,6 +27,10 @@ LANE_BYTES = 2_500_000
 
 LANES_LONG = 8
 """Where a round trip is anything longer than a campus: the best iperf3 has as many."""
+
+LANES_LEAST = 2
+"""...unless the path and its queue hold less than an initial window for each: they may all come at
+once, and what is too much is lost. Two, since one that repairs a loss stands still."""
 
 LANES_MAX = 16
 
@@ -78,6 +83,7 @@ class LaneCount:
         self.used = min(LANES_START, lanes_max)
         """Bulk goes over so many of those that are open; the others are closed after a while."""
         self._open = _Reluctant(self.used)
+        self._is_known = False
         self._earned = 0
         """What trials have shown to be worth having."""
         self._trial: _Trial | None = None
@@ -88,6 +94,8 @@ class LaneCount:
         """How many are to be open for this path now; `full`: the window is in flight."""
         self._try(path, now, full=full)
         needed = min(self._lanes_max, max(self._needed(path), self._earned))
+        if path.phase != "startup" and not self._is_known:
+            self._is_known, self._count = True, _Reluctant(self._held(path))
         self._count.follow(needed, now)
         self.used = self._count.number + (self._trial.lanes if self._trial else 0)
         if path.phase == "startup" and self._is_long(path):
@@ -100,7 +108,12 @@ class LaneCount:
         floor = LANES_LONG if self._is_long(path) else 1
         if path.phase == "startup":  # its window is beyond what the path holds
             return floor
-        return max(floor, -(-path.window_bytes // LANE_BYTES))
+        return max(min(floor, self._held(path)), -(-path.window_bytes // LANE_BYTES))
+
+    def _held(self, path: PathEstimate) -> int:
+        """As many as the path and its queue hold initial windows of."""
+        held = 2 * path.bdp_bytes // FIRST_BYTES
+        return min(LANES_LONG, self._lanes_max, max(LANES_LEAST, held))
 
     @staticmethod
     def _is_long(path: PathEstimate) -> bool:

@@ -40,6 +40,7 @@ Rounds that the application did not fill change nothing: they are no evidence of
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Literal
 
 from dsm.core.delivery import FULL, Arrival, DeliveryMeter, Trend, WindowedMax
@@ -90,6 +91,19 @@ JITTER_S = 0.002
 GROWTH = 1.25
 """Of the rate in a round, expected in startup; 2.0 would be perfect."""
 
+BURST_BYTES = WINDOW_BYTES_MIN // 2
+"""Of who reads on demand and never fills the window: where so much makes a ping late by half a base
+(a queue may hold no more than one), it has filled the path..."""
+
+HELD_UP_S = 0.01
+"""...unless a busy process held up the ping for so long..."""
+
+BURSTS = 2
+"""...or a lost segment: two in a row, then."""
+
+QUEUE_GAIN = 2
+"""Of the BDP, with a queue of one; and a rate that short bursts told is too small by as much."""
+
 PLATEAU_ROUNDS = 3
 """Without such growth, and startup is over (BBR): one may have been late, one limited by TCP. One
 that brought a queue instead is enough (HyStart)."""
@@ -124,6 +138,9 @@ class PathEstimator:
         self._fell = False  # the drain is there because the rate fell
         self._drain_unpinged = False
         self._ping_due = False
+        self._burst_at = float("-inf")
+        self._burst_queued = False
+        self._queued_bursts = 0
 
     def request_sent(
         self, request_id: int, bytes_expected: int, now: float, *, app_limited: bool = False
@@ -134,10 +151,15 @@ class PathEstimator:
         expect what it was compressed to lately.
         """
         window_bytes = self.window_bytes(now)
-        clear = self._meter.in_flight_bytes <= window_bytes
+        before_bytes = self._meter.in_flight_bytes
+        clear = before_bytes <= window_bytes
         self._meter.request_sent(
             request_id, bytes_expected, now, parked=app_limited, window_bytes=window_bytes
         )
+        if self._phase == "startup" and self._meter.in_flight_bytes >= BURST_BYTES:
+            self._burst_at = now
+            if before_bytes < BURST_BYTES:
+                self._burst_began()
         if self._phase == "drain" and clear:
             self._ping_due |= self._drain_unpinged
             self._drain_unpinged = False
@@ -166,16 +188,21 @@ class PathEstimator:
     def rtt_sampled(self, rtt_s: float, now: float) -> None:
         """From pings, and from the first byte of small demand reads."""
         self._rtt.sampled(now, -rtt_s)
-        self._latency.pinged(-self._rtt.value, now)
+        least_s = -self._rtt.value
+        self._latency.pinged(least_s, now)
         if self._phase != "drain":
             full = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
             startup = self._phase == "startup"
-            self._spare.pinged(rtt_s, -self._rtt.value, now, full=full, startup=startup)
+            self._spare.pinged(rtt_s, least_s, now, full=full, startup=startup)
+            if startup and rtt_s - least_s > max(least_s / 2, HELD_UP_S):
+                self._burst_pinged(now - rtt_s)
 
     def ping_interval_s(self, now: float) -> float:
         """When to send the next ping, from now: more often where a window is in flight."""
-        loaded = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
-        soon = self._phase == "startup" or self._spare.is_in_doubt
+        in_flight = self._meter.in_flight_bytes
+        loaded = in_flight >= FULL * self.window_bytes(now)
+        starting = self._phase == "startup" and in_flight >= BURST_BYTES
+        soon = starting or self._spare.is_in_doubt
         return ping_interval_s(self._latency.base_s, loaded=loaded, soon=soon)
 
     def take_ping_due(self) -> bool:
@@ -205,6 +232,15 @@ class PathEstimator:
             return self._phase_bytes
         wanted = self._phase_bytes if self._phase == "startup" else self._target_bytes()
         return min(max(wanted, WINDOW_BYTES_MIN), self._window_bytes_max)
+
+    @property
+    def held_bytes(self) -> float:
+        """What the path and its queue hold, as far as is known: of more than this at once TCP loses
+        the end, which costs two round trips."""
+        if self._phase == "startup":
+            return inf
+        product = self._rate.value * self._latency.base_s
+        return max(BURST_BYTES, QUEUE_GAIN * product, self._target_bytes())
 
     def estimate(self, now: float) -> PathEstimate:
         known = [s for s in (-self._rtt.value, self._latency.base_s) if s > 0]
@@ -274,11 +310,29 @@ class PathEstimator:
             self._latency.loaded_s > 2 * self._latency.base_s and not free
         )
         if queued or self._plateau_rounds >= PLATEAU_ROUNDS * (1 + free):
-            base_s = self._latency.base_s
-            ahead_s = CRUISE_GAIN * base_s + JITTER_S
-            self._spare.startup_ended(self._rate.value, ahead_s, base_s, free=free)
-            self._latency.rate_known(self._rate.value)
-            self._enter("cruise")
+            self._startup_ended(free=free)
+
+    def _burst_began(self) -> None:
+        self._ping_due = True
+        if not self._burst_queued:  # the one before this was not
+            self._queued_bursts = 0
+        self._burst_queued = False
+
+    def _burst_pinged(self, sent_at: float) -> None:
+        """It met a queue. Did a burst fill the path, although it did not fill the window?"""
+        if self._burst_at < sent_at - self._latency.base_s or self._meter.full_at > self._burst_at:
+            return
+        self._queued_bursts += not self._burst_queued
+        self._burst_queued = True
+        if self._queued_bursts >= BURSTS and self._rate.value:
+            self._startup_ended(free=False)
+
+    def _startup_ended(self, *, free: bool) -> None:
+        base_s = self._latency.base_s
+        ahead_s = CRUISE_GAIN * base_s + JITTER_S
+        self._spare.startup_ended(self._rate.value, ahead_s, base_s, free=free)
+        self._latency.rate_known(self._rate.value)
+        self._enter("cruise")
 
     def _steady_round_ended(self, part: float, now: float) -> None:
         if not self._round_rate:  # the application did not fill the window: what was settled is not

@@ -31,7 +31,7 @@ behind others; no lane has more than `requests_max` unanswered.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import log2
 
@@ -48,6 +48,8 @@ SMALL_BYTES = 64 << 10
 """An awaited read up to this may go over the demand lane or any other, wherever it is answered in
 the fewest round trips. One above is bulk: it goes over the bulk lanes, and in small pieces over
 all."""
+
+NOT_AWAITED = (Urgency.WANTED, Urgency.SPECULATIVE)
 
 EVEN = 0.2
 """Of the difference between lanes is ignored, or else the one that was fast first would be given
@@ -103,8 +105,14 @@ class _Entry:
     repeatable: bool = False
     lane: int = -1
     sent_at: float = 0.0
+    awaited_bytes: int = 0
+    """Under way and awaited."""
     twin: int = 0
     """The id under which it was sent again."""
+
+    @property
+    def is_small(self) -> bool:
+        return self.read_bytes <= SMALL_BYTES
 
     @property
     def may_repeat(self) -> bool:
@@ -118,6 +126,15 @@ class _Lane:
     """Others have delivered before it was there."""
     unanswered: int = 0
     connected: bool = False
+
+
+@dataclass(slots=True)
+class _Awaited:
+    """What somebody waits for: of small reads, or of bulk. Neither waits for the other."""
+
+    queue: deque[int] = field(default_factory=deque)
+    sent_bytes: int = 0
+    """Not answered yet."""
 
 
 _Lanes = dict[int, _Lane]
@@ -135,7 +152,8 @@ class Puller:
         """The path's window when `actions` was last asked for."""
         self._now = 0.0
         self._entries: dict[int, _Entry] = {}
-        self._queues: dict[Urgency, deque[int]] = {urgency: deque() for urgency in Urgency}
+        self._awaited = {small: _Awaited() for small in (True, False)}
+        self._queues: dict[Urgency, deque[int]] = {urgency: deque() for urgency in NOT_AWAITED}
         self._held: dict[object, list[int]] = {}
         """Speculation of owners whose reader went elsewhere."""
         self._lanes: dict[int, _Lane] = {}
@@ -175,6 +193,7 @@ class Puller:
         lost = [(id, entry.owner) for id, entry in self._entries.items() if entry.lane == lane]
         for id, _ in lost:
             entry = self._entries.pop(id)
+            self._release(entry)
             self.path.request_abandoned(id, now)
             self._cancel_twin(entry, now)
         self._cancels = [cancel for cancel in self._cancels if cancel.lane != lane]
@@ -219,8 +238,11 @@ class Puller:
         id = self.new_id()
         request = Request(id, segment, epoch, read, urgency)
         read_bytes = max(bytes_expected, read_bytes)
-        self._entries[id] = _Entry(request, bytes_expected, parked, owner, read_bytes, repeatable)
-        self._queues[urgency].append(id)
+        entry = _Entry(request, bytes_expected, parked, owner, read_bytes, repeatable)
+        self._entries[id] = entry
+        awaited = urgency is Urgency.AWAITED
+        queue = self._awaited[entry.is_small].queue if awaited else self._queues[urgency]
+        queue.append(id)
         return id
 
     def promote(self, id: int) -> None:
@@ -232,7 +254,7 @@ class Puller:
         entry.request = Request(
             request.id, request.segment, request.epoch, request.read, Urgency.AWAITED
         )
-        self._queues[Urgency.AWAITED].append(id)
+        self._awaited[entry.is_small].queue.append(id)
 
     def hold(self, owner: object, *, held: bool) -> None:
         """Whether what is queued as speculation for this owner is to wait for its next read."""
@@ -292,8 +314,7 @@ class Puller:
         self.window_bytes = self.path.window_bytes(now)
         actions: list[Action] = list(self._cancels)
         self._cancels.clear()
-        if self._lanes:
-            self._send_awaited(actions, now)
+        if self._lanes and self._send_awaited(actions, now):
             self._send_ahead(actions, now)
             self._send_again(actions, now)
         return actions
@@ -358,20 +379,24 @@ class Puller:
         """Expected of it."""
         return int(entry.bytes_expected * self.received(entry.request.segment).ratio)
 
-    def _send_awaited(self, actions: list[Action], now: float) -> None:
-        queue = self._queues[Urgency.AWAITED]
-        while queue:
-            entry = self._waiting(queue)
-            if entry is None:
-                continue
-            lane = self._lane_for(entry)
-            if lane is None:
-                return
-            queue.popleft()
-            actions.append(self._sent(entry, lane, now))
+    def _send_awaited(self, actions: list[Action], now: float) -> bool:
+        """As much as the path holds; whether that was all."""
+        for awaited in self._awaited.values():
+            while awaited.queue:
+                entry = self._waiting(awaited.queue)
+                if entry is None:
+                    continue
+                sent_bytes = awaited.sent_bytes
+                full = sent_bytes + self._wire_bytes(entry) > self.path.held_bytes
+                lane = self._lane_for(entry)
+                if lane is None or (sent_bytes and full and not entry.parked):
+                    break
+                awaited.queue.popleft()
+                actions.append(self._sent(entry, lane, now))
+        return not any(awaited.queue for awaited in self._awaited.values())
 
     def _send_ahead(self, actions: list[Action], now: float) -> None:
-        for urgency in (Urgency.WANTED, Urgency.SPECULATIVE):
+        for urgency in NOT_AWAITED:
             queue = self._queues[urgency]
             self._send_young(queue, actions, now)
             while queue:
@@ -423,7 +448,9 @@ class Puller:
             if lane == entry.lane:
                 continue
             again = self.new_id()
-            twin = replace(entry, request=replace(entry.request, id=again), repeatable=False)
+            twin = replace(
+                entry, request=replace(entry.request, id=again), repeatable=False, awaited_bytes=0
+            )
             self._entries[again] = twin
             entry.twin = again
             actions.append(self._sent(twin, lane, now))
@@ -454,7 +481,7 @@ class Puller:
 
     def _lane_for(self, entry: _Entry) -> int | None:
         wire_bytes = self._wire_bytes(entry)
-        small = entry.read_bytes <= SMALL_BYTES or entry.bytes_expected <= FIRST_BYTES
+        small = entry.is_small or entry.bytes_expected <= FIRST_BYTES
         if entry.parked:
             usable = self._usable(self._present_demand)
         elif small and entry.request.urgency is Urgency.AWAITED:
@@ -504,9 +531,7 @@ class Puller:
     def _sent(self, entry: _Entry, lane: int, now: float) -> Send:
         # Application-limited (draft-cheng-iccrg-delivery-rate-estimation): nothing else waits to
         # be sent, so what arrives says little about what the path could carry.
-        limited = entry.parked or not any(
-            queue for urgency, queue in self._queues.items() if urgency is not Urgency.AWAITED
-        )
+        limited = entry.parked or not any(self._queues.values())
         entry.lane, entry.sent_at = lane, now
         state = self._lanes[lane]
         state.unanswered += 1
@@ -514,9 +539,13 @@ class Puller:
             share, wire_bytes = self.window_bytes // self.bulk_lanes, self._wire_bytes(entry)
             state.rate.request_sent(entry.request.id, wire_bytes, now, share)
             self.path.request_sent(entry.request.id, wire_bytes, now, app_limited=limited)
+            if entry.request.urgency is Urgency.AWAITED:
+                entry.awaited_bytes = wire_bytes
+                self._awaited[entry.is_small].sent_bytes += wire_bytes
         return Send(lane, entry.request)
 
     def _release(self, entry: _Entry) -> None:
+        self._awaited[entry.is_small].sent_bytes -= entry.awaited_bytes
         lane = self._lanes.get(entry.lane)
         if lane is not None:
             lane.unanswered -= 1

@@ -108,6 +108,7 @@ class Reader:
     messages_per_request: int = 1
     may_ask: Callable[[float, int], bool] = lambda _now, _asked: True
     delay: Figure = lambda _: 0.0  # from arrival to the next request: a busy event loop
+    on_demand: bool = False  # nothing more is to be read
     asked_bytes: int = 0
     log: list[tuple[float, int, float, int]] = field(default_factory=list)
     """(time, delivered bytes, queue, window) at every arrival."""
@@ -135,7 +136,7 @@ class Reader:
             self.requests += 1
             self.asked_bytes += size
             request_id, self.left[self.requests] = self.requests, size
-            self.path.request_sent(request_id, size, now)
+            self.path.request_sent(request_id, size, now, app_limited=self.on_demand)
             if self.path.take_ping_due():
                 self.ping(now)
             parts = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsm.core.delivery import Arrival, DeliveryMeter, Trend, WindowedMax
+from dsm.core.delivery import ROUND_S, Arrival, DeliveryMeter, Trend, WindowedMax
 
 
 def send(meter: DeliveryMeter, request: int, now: float, *, window: int = 100) -> None:
@@ -123,3 +123,17 @@ def test_trend_wants_more_than_one_round(rates: tuple[int, ...], verdict: str) -
     told = [trend.round_ended(rate, max(rates[: at + 1])) for at, rate in enumerate(rates)]
     assert told[-1] == verdict
     assert set(told[:-1]) == {"level"}
+
+
+def test_short_rounds_are_no_fall_until_they_are_as_long_as_one() -> None:
+    trend = Trend()
+    assert trend.round_ended(100, 100, 0.25) == "level"
+    assert [trend.round_ended(20, 100, 0.25) for _ in range(4)] == ["level"] * 3 + ["fell"]
+
+
+def test_what_part_of_a_round_a_short_one_is() -> None:
+    meter, parts = DeliveryMeter(), []
+    for request, (sent, arrived) in enumerate([(0.0, ROUND_S / 4), (1.0, 1.0 + 2 * ROUND_S)]):
+        send(meter, request, sent)
+        parts.append(arrive(meter, request, arrived).round_part)
+    assert parts == pytest.approx([0.25, 1.0])

@@ -10,6 +10,7 @@ import pytest
 from dsm.core.lanes import (
     IDLE_S,
     LANE_BYTES,
+    LANES_LEAST,
     LANES_LONG,
     LANES_MAX,
     LANES_START,
@@ -47,6 +48,17 @@ def test_from_the_start() -> None:
     assert LaneCount(3).wanted(PathEstimate(), 0.0) == 3
     overshoot = _path(window_bytes=12 * LANE_BYTES, phase="startup")
     assert LaneCount().wanted(overshoot, 0.0) == LANES_START
+
+
+def test_a_path_that_holds_little_has_few() -> None:
+    count = LaneCount()
+    count.wanted(_path(phase="startup"), 0.0)
+    count.wanted(_path(5e6, rtt_s=0.02), 0.1)
+    assert count.used == LANES_LEAST
+    count.wanted(_path(20e6, rtt_s=0.02), 0.2)
+    assert count.used == 7
+    count.wanted(_path(), 0.3)
+    assert count.used == LANES_LONG
 
 
 def test_a_window_takes_as_many_as_carry_it() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsm.core.path import (
+    BURST_BYTES,
     JITTER_S,
     WINDOW_BYTES_INITIAL,
     WINDOW_BYTES_MIN,
@@ -169,6 +170,57 @@ def test_a_reader_with_little_appetite_proves_nothing() -> None:
     assert idle.window_bytes == pytest.approx(before.window_bytes, rel=0.1)
     run.run(36)
     assert run.rate(30.3, 36) >= 0.95 * rate
+
+
+@pytest.mark.parametrize(("mbit", "fills"), [(10, True), (1_000, False)])
+def test_who_reads_on_demand_learns_of_a_path_that_a_read_fills(mbit: int, fills: bool) -> None:
+    burst, rate = 64 << 10, mbit * MBIT
+    run = reader(rate, 0.02)
+    run.message_bytes, run.on_demand = 4 << 10, True
+    run.may_ask = lambda _, asked: asked // burst == run.delivered // burst
+    run.run(2)
+    estimate = run.path.estimate(2)
+    assert estimate.phase == ("cruise" if fills else "startup")
+    if fills:
+        assert 0.6 * rate <= estimate.rate_bps / 8 <= 1.1 * rate
+
+
+def test_one_ping_that_was_held_up_ends_no_startup() -> None:
+    path = PathEstimator()
+    path.rtt_sampled(0.02, 0.5)
+    for now, ping_s in enumerate((0.06, 0.02, 0.06, 0.06), 1):
+        assert path.estimate(now).phase == "startup"
+        path.request_sent(now, BURST_BYTES, now)
+        path.rtt_sampled(ping_s, now + ping_s)
+        path.bytes_arrived(now, BURST_BYTES, now + 0.1)
+        path.request_finished(now, now + 0.1)
+    assert path.estimate(5).phase == "cruise"
+
+
+def test_pings_are_rare_while_nothing_is_read() -> None:
+    run = reader(500 * MBIT, 0.01)
+    run.may_ask = lambda _, asked: asked < 100_000
+    run.run(1)
+    assert run.path.estimate(1).phase == "startup"
+    before = run.pings
+    run.run(61)
+    assert 50 <= run.pings - before <= 61
+
+
+def test_a_process_that_is_held_up_is_no_slower_path() -> None:
+    """Thirty milliseconds every half second, on a path of five."""
+    rate = 1_000 * MBIT
+    run = reader(rate, 0.005)
+    phases = set()
+
+    def delay(now: float) -> float:
+        phases.add(run.path.estimate(now).phase)
+        return 0.03 if now > 1 and now % 0.5 < 0.005 else 0.0
+
+    run.run(1)
+    run.delay = delay
+    run.run(4)
+    assert "startup" not in phases
 
 
 def test_idle_for_a_minute_and_off_again() -> None:

@@ -162,6 +162,12 @@ class Pulling(RuleBasedStateMachine):
         assert self.puller.unfinished == bool(self.sent or self.queued)
 
     @invariant()
+    def what_is_awaited_is_counted(self) -> None:
+        for small, awaited in self.puller._awaited.items():
+            entries = [e for e in self.puller._entries.values() if e.is_small is small]
+            assert awaited.sent_bytes == sum(e.awaited_bytes for e in entries)
+
+    @invariant()
     def bulk_lanes_are_counted(self) -> None:
         used = [lane for lane in self.lanes if DEMAND_LANE < lane <= self.puller.lanes_used]
         assert self.puller.bulk_lanes == max(1, len(used))
@@ -221,6 +227,29 @@ def test_the_window_holds_back_what_nobody_waits_for() -> None:
     ((promoted, lane),) = _sent(puller)
     assert promoted == ahead[-1]
     assert lane != DEMAND_LANE, "it is bulk, and would delay the next small one"
+
+
+def test_of_what_is_awaited_no_more_leaves_than_the_path_holds() -> None:
+    puller = _known_puller()
+    puller.path._latency.replaced(0.0)
+    puller.path._rate.reset(0, 1e6)
+    holds = puller.path.held_bytes
+    assert 30_000 < holds < 40_000
+    piece = {"bytes_expected": 10_000, "urgency": Urgency.AWAITED, "read_bytes": 200_000}
+    bulk = [puller.submit("s", 1, ReadBytes(0, 9), **piece) for _ in range(20)]  # type: ignore[arg-type]
+    speculative = _submit(puller, 1_000, Urgency.SPECULATIVE)
+    assert [id for id, _ in _sent(puller)] == bulk[:3]
+    small = _submit(puller, 4_000, Urgency.AWAITED)
+    assert [id for id, _ in _sent(puller)] == [small], "it does not wait for bulk"
+    for id in bulk[:16]:
+        puller.finished(id, 0.1)
+        assert speculative not in dict(_sent(puller)), "others wait"
+    puller.finished(bulk[16], 0.1)
+    assert speculative in dict(_sent(puller))
+    large = _submit(puller, 10_000_000, Urgency.AWAITED)
+    for id in bulk[17:]:
+        puller.finished(id, 0.1)
+    assert [id for id, _ in _sent(puller)] == [large], "one that is alone is never too large"
 
 
 def test_what_will_surely_be_read_is_further_ahead_of_slow_start() -> None:
