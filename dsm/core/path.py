@@ -24,7 +24,8 @@ controls congestion; this decides how much is asked for, and so how much is queu
       │                                         ▼ │
       ╰─ the path is slower ─────────────── drain ◀─ base is 10 s old, or the rate fell
 
-startup  the window doubles every round, within STARTUP_GAIN × what was delivered.
+startup  the window doubles every round, within STARTUP_GAIN × what was delivered. Who reads on
+         demand never fills it: there pings beside what is read tell whether it fills the path.
 drain    less than the BDP, so that a request finds nothing of ours before it and its answer is a
          clear `base`. When the rate fell, less than half of it, until that answer is there: with
          the window fixed, a slower path and a longer one look alike (rate × latency = window,
