@@ -106,7 +106,7 @@ class _Entry:
     lane: int = -1
     sent_at: float = 0.0
     awaited_bytes: int = 0
-    """Under way and awaited."""
+    """Under way, awaited, and not late."""
     twin: int = 0
     """The id under which it was sent again."""
 
@@ -134,7 +134,7 @@ class _Awaited:
 
     queue: deque[int] = field(default_factory=deque)
     sent_bytes: int = 0
-    """Not answered yet."""
+    """Not answered yet, and not late."""
 
 
 _Lanes = dict[int, _Lane]
@@ -314,9 +314,11 @@ class Puller:
         self.window_bytes = self.path.window_bytes(now)
         actions: list[Action] = list(self._cancels)
         self._cancels.clear()
-        if self._lanes and self._send_awaited(actions, now):
-            self._send_ahead(actions, now)
-            self._send_again(actions, now)
+        if self._lanes:
+            done = self._send_awaited(actions, now)
+            if done:
+                self._send_ahead(actions, now)
+            self._see_what_is_late(actions, now, awaited_waits=not done)
         return actions
 
     @property
@@ -424,21 +426,26 @@ class Puller:
                     queue.pop()
                     actions.append(self._sent(entry, number, now))
 
-    def _send_again(self, actions: list[Action], now: float) -> None:
-        """What is late on its lane goes over another as well, while there is nothing else to send
-        and room for it: a lane whose TCP has timed out begins anew, and whoever reads in order
-        waits for all that it was given. (Opportunistic retransmission of multipath TCP: Raiciu et
-        al., NSDI 2012.)"""
+    def _see_what_is_late(self, actions: list[Action], now: float, *, awaited_waits: bool) -> None:
+        """It keeps back nobody any more, and is sent again where it may be."""
         if now < self._look_at or not self._entries:
             return
         path, self._look_at = self.path.estimate(now), now + LATE_LOOK_S
         if path.phase == "startup" or not path.rate_bps:  # slow start takes long by itself
             return
-        if any(self._is_waiting(queue) for queue in self._queues.values()):
-            return
         late_s = max(LATE_RTTS * max(path.rtt_s, path.rtt_loaded_s), LATE_S)
         late_s += 8 * self.path.in_flight_bytes / path.rate_bps  # what is under way takes its time
-        late = [e for e in self._entries.values() if e.may_repeat and now - e.sent_at > late_s]
+        late = [e for e in self._entries.values() if e.lane >= 0 and now - e.sent_at > late_s]
+        for entry in late:
+            self._awaited_no_more(entry)
+        if awaited_waits or not any(self._is_waiting(queue) for queue in self._queues.values()):
+            self._send_again([entry for entry in late if entry.may_repeat], actions, now)
+
+    def _send_again(self, late: list[_Entry], actions: list[Action], now: float) -> None:
+        """What is late on its lane goes over another as well, while there is nothing else to send
+        and room for it: a lane whose TCP has timed out begins anew, and whoever reads in order
+        waits for all that it was given. (Opportunistic retransmission of multipath TCP: Raiciu et
+        al., NSDI 2012.)"""
         for entry in late:
             if entry.owner in self._held and entry.request.urgency is Urgency.SPECULATIVE:
                 continue  # maybe nobody comes to it
@@ -545,8 +552,12 @@ class Puller:
         return Send(lane, entry.request)
 
     def _release(self, entry: _Entry) -> None:
-        self._awaited[entry.is_small].sent_bytes -= entry.awaited_bytes
+        self._awaited_no_more(entry)
         lane = self._lanes.get(entry.lane)
         if lane is not None:
             lane.unanswered -= 1
             lane.rate.forget(entry.request.id)
+
+    def _awaited_no_more(self, entry: _Entry) -> None:
+        self._awaited[entry.is_small].sent_bytes -= entry.awaited_bytes
+        entry.awaited_bytes = 0

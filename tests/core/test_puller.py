@@ -252,6 +252,18 @@ def test_of_what_is_awaited_no_more_leaves_than_the_path_holds() -> None:
     assert [id for id, _ in _sent(puller)] == [large], "one that is alone is never too large"
 
 
+def test_what_is_late_holds_up_nobody() -> None:
+    """A lane may stand still for long."""
+    puller = _known_puller()
+    puller.path._latency.replaced(0.0)
+    puller.path._rate.reset(0, 1e6)
+    ids = [_submit(puller, 20_000, Urgency.AWAITED) for _ in range(2)]
+    assert [id for id, _ in _sent(puller)] == ids[:1]
+    assert _sent(puller, LATE_S) == []
+    assert _sent(puller, 1.0) == [], "now it is known to be late"
+    assert [id for id, _ in _sent(puller, 1.1)] == ids[1:]
+
+
 def test_what_will_surely_be_read_is_further_ahead_of_slow_start() -> None:
     sent = {}
     for phase in ("startup", "cruise"):
