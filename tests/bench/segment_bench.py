@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dsm_client import connect
+from dsm_server import Node
+
 from dsm.model import Extent
 from dsm.segment import (
     Bell,
@@ -187,8 +190,39 @@ def _region_shadow_rows(root: Path) -> list[Row]:
     ]
 
 
+def handle_rows() -> list[Row]:
+    """What a reader pays for a read that its shadow answers."""
+    with (
+        _root() as root,
+        Node(listen="127.0.0.1:0", root=root / "root") as node,
+        node.create_region("region", size_bytes=1 << 20) as region,
+        node.create_ring("ring", capacity_bytes=1 << 20, header_bytes=16) as ring,
+        connect(node.address, map_local=False, cache=root / "cache") as session,
+    ):
+        with region.write() as view:
+            view[:8] = b"written."
+        ring.append_many([bytes(1000)] * 100)
+        there, blocks = session.open("region"), session.open("ring")
+        there.read(0, 1 << 20)
+        for _ in blocks.read_many(range(100), whole=True):
+            pass
+
+        def reads() -> None:
+            for number in range(10_000):
+                there.read(number, 100)
+
+        def payloads() -> None:
+            for number in range(10_000):
+                _ = blocks.read(number % 100).payload
+
+        return [
+            ("region.read(), in the shadow", _rate(10_000, reads), "1/s", 333_000),
+            ("ring.read().payload, in the shadow", _rate(10_000, payloads), "1/s", 200_000),
+        ]
+
+
 def rows() -> list[Row]:
-    return [*ring_rows(), *shadow_rows(), *region_rows()]
+    return [*ring_rows(), *shadow_rows(), *region_rows(), *handle_rows()]
 
 
 def main() -> None:
