@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsm.core.delivery import DeliveryMeter
+from dsm.core.path import QUEUE_GAIN
 from dsm.core.sizes import FIRST_BYTES
 from dsm.model import PathEstimate
 
@@ -112,7 +113,7 @@ class LaneCount:
 
     def _held(self, path: PathEstimate) -> int:
         """As many as the path and its queue hold initial windows of."""
-        held = 2 * path.bdp_bytes // FIRST_BYTES
+        held = QUEUE_GAIN * path.bdp_bytes // FIRST_BYTES
         return min(LANES_LONG, self._lanes_max, max(LANES_LEAST, held))
 
     @staticmethod

@@ -113,8 +113,9 @@ that brought a queue instead is enough (HyStart)."""
 class PathEstimator:
     """One per client-node path, all lanes together; bytes are wire bytes.
 
-    Ask for more while `in_flight_bytes < window_bytes(now)`; a demand read need not ask. Keep
-    messages (what arrives at a time) below a tenth of the window: one is added to it.
+    Ask for more while `in_flight_bytes < window_bytes(now)`; demand reads while they are below
+    `held_bytes`. Keep messages (what arrives at a time) below a tenth of the window: one is added
+    to it.
     """
 
     def __init__(self, *, window_bytes_max: int = WINDOW_BYTES_MAX) -> None:
@@ -157,7 +158,7 @@ class PathEstimator:
         self._meter.request_sent(
             request_id, bytes_expected, now, parked=app_limited, window_bytes=window_bytes
         )
-        if self._phase == "startup" and self._meter.in_flight_bytes >= BURST_BYTES:
+        if self._in_burst:
             self._burst_at = now
             if before_bytes < BURST_BYTES:
                 self._burst_began()
@@ -192,19 +193,22 @@ class PathEstimator:
         least_s = -self._rtt.value
         self._latency.pinged(least_s, now)
         if self._phase != "drain":
-            full = self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
             startup = self._phase == "startup"
-            self._spare.pinged(rtt_s, least_s, now, full=full, startup=startup)
+            self._spare.pinged(rtt_s, least_s, now, full=self._is_full(now), startup=startup)
             if startup and rtt_s - least_s > max(least_s / 2, HELD_UP_S):
                 self._burst_pinged(now - rtt_s)
 
     def ping_interval_s(self, now: float) -> float:
         """When to send the next ping, from now: more often where a window is in flight."""
-        in_flight = self._meter.in_flight_bytes
-        loaded = in_flight >= FULL * self.window_bytes(now)
-        starting = self._phase == "startup" and in_flight >= BURST_BYTES
-        soon = starting or self._spare.is_in_doubt
-        return ping_interval_s(self._latency.base_s, loaded=loaded, soon=soon)
+        soon = self._in_burst or self._spare.is_in_doubt
+        return ping_interval_s(self._latency.base_s, loaded=self._is_full(now), soon=soon)
+
+    def _is_full(self, now: float) -> bool:
+        return self._meter.in_flight_bytes >= FULL * self.window_bytes(now)
+
+    @property
+    def _in_burst(self) -> bool:
+        return self._phase == "startup" and self._meter.in_flight_bytes >= BURST_BYTES
 
     def take_ping_due(self) -> bool:
         """Whether to ping now: the path is drained. True once each time; ask after sending."""

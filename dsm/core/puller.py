@@ -3,7 +3,7 @@
 Everything that any handle of a session wants from the node is queued here, and leaves in the order
 of its urgency as the path takes it:
 
-                     ┌ awaited ─────────────┐  at once, on the demand lane, window or not
+                     ┌ awaited ─────────────┐  first, as much as the path holds
     submit(...) ───▶ ├ wanted ──────────────┤  while bytes in flight < the path's window,
                      └ speculative ─────────┘  on the bulk lane that will have it first
                               │
@@ -388,10 +388,11 @@ class Puller:
                 entry = self._waiting(awaited.queue)
                 if entry is None:
                     continue
-                sent_bytes = awaited.sent_bytes
-                full = sent_bytes + self._wire_bytes(entry) > self.path.held_bytes
+                sent_bytes = 0 if entry.parked else awaited.sent_bytes
+                if sent_bytes and sent_bytes + self._wire_bytes(entry) > self.path.held_bytes:
+                    break
                 lane = self._lane_for(entry)
-                if lane is None or (sent_bytes and full and not entry.parked):
+                if lane is None:
                     break
                 awaited.queue.popleft()
                 actions.append(self._sent(entry, lane, now))
@@ -455,9 +456,7 @@ class Puller:
             if lane == entry.lane:
                 continue
             again = self.new_id()
-            twin = replace(
-                entry, request=replace(entry.request, id=again), repeatable=False, awaited_bytes=0
-            )
+            twin = replace(entry, request=replace(entry.request, id=again), repeatable=False)
             self._entries[again] = twin
             entry.twin = again
             actions.append(self._sent(twin, lane, now))

@@ -1,4 +1,6 @@
-"""What segment files do per second on one core: `python -m tests.bench.segment_bench`.
+"""What segment files, and handles with shadows, do per second on one core.
+
+    python -m tests.bench.segment_bench
 
 Measures, never judges. Every figure is the median of `RUNS`; files lie in /dev/shm.
 """
